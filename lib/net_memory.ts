@@ -1,0 +1,159 @@
+/**
+ * Two ends of a stream in memory: the reference implementation of the contract in net.ts, and what tests of
+ * forwarding use in place of sockets. Callbacks are delivered from a queue that the test drains, so an owner is
+ * never called from inside its own call.
+ */
+import type { ReasonCode } from "./errors.ts";
+import { type MeshStream, type StreamHandler, WOULD_BLOCK } from "./net.ts";
+
+/** A handler that does nothing: the state of a stream before its owner takes it. */
+export const idleHandler: StreamHandler = {
+  onOpen() {},
+  onReadable() {},
+  onWritable() {},
+  onClose() {},
+};
+
+/** Where callbacks wait until {@link MemoryScheduler.run} delivers them. */
+export class MemoryScheduler {
+  readonly #queue: (() => void)[] = [];
+
+  later(task: () => void): void {
+    this.#queue.push(task);
+  }
+
+  /** Delivers callbacks, also those that they cause, until none is left. */
+  run(): void {
+    for (let i = 0; this.#queue.length > 0; i++) {
+      if (i > 1_000_000) throw new Error("Memory streams do not come to rest");
+      this.#queue.shift()!();
+    }
+  }
+}
+
+/** Makes a connected pair. Each direction holds at most `capacity` bytes before writes are cut short. */
+export function memoryPair(scheduler: MemoryScheduler, capacity = 65536): readonly [MemoryStream, MemoryStream] {
+  const a = new MemoryStream(scheduler, capacity);
+  const b = new MemoryStream(scheduler, capacity);
+  a.connect(b);
+  b.connect(a);
+  for (const end of [a, b]) scheduler.later(() => end.open());
+  return [a, b];
+}
+
+export class MemoryStream implements MeshStream {
+  handler: StreamHandler = idleHandler;
+  readonly #scheduler: MemoryScheduler;
+  readonly #buffer: Uint8Array;
+  #peer: MemoryStream | undefined;
+  #start = 0;
+  #used = 0;
+  /** The peer closed its direction: after the buffer, reads return 0. */
+  #ended = false;
+  #wroteEnd = false;
+  #sawEnd = false;
+  #over = false;
+  #wantRead = true;
+  #wantWrite = false;
+
+  constructor(scheduler: MemoryScheduler, capacity: number) {
+    this.#scheduler = scheduler;
+    this.#buffer = new Uint8Array(capacity);
+  }
+
+  connect(peer: MemoryStream): void {
+    this.#peer = peer;
+  }
+
+  open(): void {
+    if (!this.#over) this.handler.onOpen();
+  }
+
+  read(into: Uint8Array): number {
+    if (this.#over) return 0;
+    if (this.#used === 0) {
+      if (this.#ended) {
+        this.#sawEnd = true;
+        this.#finish();
+        return 0;
+      }
+      this.#wantRead = true;
+      return WOULD_BLOCK;
+    }
+    const n = Math.min(into.length, this.#used);
+    const first = Math.min(n, this.#buffer.length - this.#start);
+    into.set(this.#buffer.subarray(this.#start, this.#start + first));
+    if (n > first) into.set(this.#buffer.subarray(0, n - first), first);
+    this.#start = (this.#start + n) % this.#buffer.length;
+    this.#used -= n;
+    this.#peer!.#room();
+    return n;
+  }
+
+  write(from: Uint8Array, offset: number, length: number): number {
+    if (this.#over || this.#wroteEnd) return 0;
+    const taken = this.#peer!.#take(from, offset, length);
+    if (taken < length) this.#wantWrite = true;
+    return taken;
+  }
+
+  closeWrite(): void {
+    if (this.#over || this.#wroteEnd) return;
+    this.#wroteEnd = true;
+    this.#peer!.#end();
+    this.#finish();
+  }
+
+  reset(code: ReasonCode): void {
+    if (this.#over) return;
+    this.#over = true;
+    const peer = this.#peer!;
+    this.#scheduler.later(() => peer.#broken(code));
+  }
+
+  #take(from: Uint8Array, offset: number, length: number): number {
+    if (this.#over) return length;
+    const n = Math.min(length, this.#buffer.length - this.#used);
+    const at = (this.#start + this.#used) % this.#buffer.length;
+    const first = Math.min(n, this.#buffer.length - at);
+    this.#buffer.set(from.subarray(offset, offset + first), at);
+    if (n > first) this.#buffer.set(from.subarray(offset + first, offset + n), 0);
+    this.#used += n;
+    if (n > 0) this.#readable();
+    return n;
+  }
+
+  #end(): void {
+    this.#ended = true;
+    this.#readable();
+  }
+
+  #readable(): void {
+    if (!this.#wantRead) return;
+    this.#wantRead = false;
+    this.#scheduler.later(() => {
+      if (!this.#over) this.handler.onReadable();
+    });
+  }
+
+  #room(): void {
+    if (!this.#wantWrite) return;
+    this.#wantWrite = false;
+    this.#scheduler.later(() => {
+      if (!this.#over) this.handler.onWritable();
+    });
+  }
+
+  #broken(code: ReasonCode): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.handler.onClose(code);
+  }
+
+  /** Both directions ended: tell the owner once, from the queue. */
+  #finish(): void {
+    if (!this.#wroteEnd || !this.#sawEnd || this.#over) return;
+    this.#over = true;
+    this.#scheduler.later(() => this.handler.onClose(undefined));
+  }
+}
