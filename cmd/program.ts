@@ -1,0 +1,121 @@
+/**
+ * The command line: names, flags, help and exit codes. Each command's work is in its own file, loaded only when it is
+ * called, so that `edgemesh version` and the agent pay for nothing they do not use.
+ *
+ * Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 nothing is running to ask.
+ */
+import { Command, CommanderError, Option } from "commander";
+import { describe, MeshError } from "../lib/errors.ts";
+import { NotRunningError } from "./admin_client.ts";
+import { printError } from "./output.ts";
+
+export const EXIT = { ok: 0, failed: 1, usage: 2, notRunning: 3 } as const;
+
+/** Runs one command line and returns the exit code. */
+export async function runProgram(args: readonly string[]): Promise<number> {
+  let code: number = EXIT.ok;
+  const program = buildProgram((result) => code = result);
+  try {
+    await program.parseAsync([...args], { from: "user" });
+    return code;
+  } catch (e) {
+    if (e instanceof CommanderError) return e.exitCode === 0 ? EXIT.ok : EXIT.usage;
+    printError(describe(e));
+    if (e instanceof NotRunningError) return EXIT.notRunning;
+    return e instanceof MeshError && e.code === "CONFIG_INVALID" ? EXIT.usage : EXIT.failed;
+  }
+}
+
+/** Builds the command tree; `done` takes the exit code of the command that ran. Exported for completion and docs tests. */
+export function buildProgram(done: (code: number) => void): Command {
+  const program = new Command("edgemesh")
+    .description("Service mesh for edge nodes behind NATs: one agent per node, one server in the cloud.")
+    .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
+    .exitOverride()
+    .showHelpAfterError("(run with --help for usage)")
+    .showSuggestionAfterError(true)
+    .addHelpText(
+      "after",
+      `
+Start here:
+  server host   edgemesh server --manifests /etc/edgemesh/manifests
+                edgemesh token create                     prints the join command for a node
+  edge host     edgemesh agent --node-name edge-1 --server wss://HOST --ca-pin sha256:… --token-file FILE
+                edgemesh agent --node-name edge-1         ever after
+                edgemesh status
+  one machine   sudo edgemesh demo                        the whole mesh in network namespaces, in a minute`,
+    );
+  program.helpCommand("help [command]", "show help for a command");
+
+  daemon(program.command("agent"), "agent")
+    .description("Run the agent of this node")
+    .option("--node-name <name>", "name of this node (one DNS label)")
+    .option("--server <url...>", "server to join and stay connected to, like wss://mesh.example.com; up to three")
+    .option("--token-file <file>", "join token, or - for stdin; deleted after the join")
+    .option("--ca-pin <pin>", "sha256:… of the server's authority, from the join command")
+    .action(async (flags) => done(await (await import("./agent.ts")).agentCommand(flags)));
+
+  daemon(program.command("server"), "server")
+    .description("Run the server: authority, rendezvous, relay, metadata")
+    .option("--name <name>", "name of this server in its certificate")
+    .option("--listen <address:port>", "control connections and relay (default 0.0.0.0:443)")
+    .option("--url <url>", "address that agents use, printed in join commands")
+    .action(async (flags) => done(await (await import("./server.ts")).serverCommand(flags)));
+
+  outputs(sockets(program.command("status"))).description("Show what the agent or server on this host does and why")
+    .option("--services", "only Services: each endpoint, its way and the reason")
+    .option("--peers", "only peers: path, round trip, and why it is not better")
+    .action(async (flags) => done(await (await import("./status.ts")).statusCommand(flags)));
+
+  const token = program.command("token").description("Join tokens, on the server host");
+  outputs(sockets(token.command("create"), "server")).description("Create a token and print the join command")
+    .option("--node <name>", "only this node may use it")
+    .option("--ttl <duration>", "how long it is good for, like 30m, 1h, 7d", "1h")
+    .option("--uses <count>", "how many nodes may join with it", "1")
+    .action(async (flags) => done(await (await import("./token.ts")).tokenCreate(flags)));
+  outputs(sockets(token.command("list"), "server")).description("List tokens; secrets are not kept and cannot be shown")
+    .action(async (flags) => done(await (await import("./token.ts")).tokenList(flags)));
+  sockets(token.command("revoke <id>"), "server").description("Revoke a token")
+    .action(async (id, flags) => done(await (await import("./token.ts")).tokenRevoke(id, flags)));
+
+  program.command("demo").description("Run the whole mesh on this machine in network namespaces and show what it does")
+    .option("--keep", "leave everything running for a look; remove it later with --clean")
+    .option("--clean", "remove what an earlier demo left, also after a crash")
+    .action(async (flags) => done(await (await import("./demo/demo.ts")).demoCommand(flags)));
+
+  program.command("cleanup").description("Remove rules, links and routes that an agent left on this host")
+    .option("--state", "also remove the node's identity and snapshot: it must join again")
+    .option("--config <file>", "configuration of the agent, if it is not the default")
+    .action(async (flags) => done(await (await import("./cleanup.ts")).cleanupCommand(flags)));
+
+  outputs(program.command("version")).description("Version, commit and form of this executable")
+    .action(async (flags) => done(await (await import("./version.ts")).versionCommand(flags)));
+
+  program.command("lab-delay", { hidden: true }).allowUnknownOption().allowExcessArguments()
+    .action(async (_flags, command: Command) =>
+      done(await (await import("./lab_delay.ts")).labDelayCommand(command.args))
+    );
+  return program;
+}
+
+function daemon(command: Command, role: "agent" | "server"): Command {
+  return command
+    .option("--config <file>", `configuration file (default /etc/edgemesh/${role}.yaml, if it exists)`)
+    .option("--set <path=value...>", "any configuration value, like --set dns.zone=edge.local")
+    .option("--manifests <dir>", "folder of Kubernetes YAML")
+    .option("--state-dir <dir>", `state, default /var/lib/edgemesh/${role}`)
+    .option("--run-dir <dir>", "admin socket, default /run/edgemesh")
+    .addOption(new Option("--log-level <level>", "trace, debug, info, warn or error"));
+}
+
+function outputs(command: Command): Command {
+  return command.addOption(
+    new Option("-o, --output <format>", "text, json or yaml").choices(["text", "json", "yaml"]).default("text"),
+  );
+}
+
+function sockets(command: Command, only?: "server"): Command {
+  command.option("--run-dir <dir>", "folder of the admin sockets", "/run/edgemesh");
+  if (!only) command.addOption(new Option("--role <role>", "which of the two to ask").choices(["agent", "server"]));
+  return command;
+}

@@ -1,0 +1,114 @@
+/** `edgemesh status`: renders the status document of the agent or server on this host. */
+import type { AgentStatus, ServerStatus, Status } from "../lib/status.ts";
+import { adminCall, NotRunningError } from "./admin_client.ts";
+import { bytes, duration, type Format, printDocument, table } from "./output.ts";
+
+export interface StatusFlags {
+  readonly runDir: string;
+  readonly role?: "agent" | "server";
+  readonly output: Format;
+  readonly services?: boolean;
+  readonly peers?: boolean;
+}
+
+/** 0 = fine, 1 = degraded (something is not ready or warned of), 3 = nothing is running. */
+export async function statusCommand(flags: StatusFlags): Promise<number> {
+  const status = await fetchStatus(flags);
+  const view = flags.services && status.role === "agent"
+    ? { value: status.services, text: () => servicesText(status) }
+    : flags.peers && status.role === "agent"
+    ? { value: status.peers, text: () => peersText(status) }
+    : { value: status, text: () => status.role === "agent" ? agentText(status) : serverText(status) };
+  await printDocument(view.value, flags.output, view.text);
+  return status.ready && status.warnings.length === 0 ? 0 : 1;
+}
+
+/** The document of the wanted role, or of whichever runs here (the agent first). */
+export async function fetchStatus(flags: Pick<StatusFlags, "runDir" | "role">): Promise<Status> {
+  const roles = flags.role ? [flags.role] : ["agent", "server"] as const;
+  let last: unknown;
+  for (const role of roles) {
+    try {
+      return await adminCall({ role, runDir: flags.runDir }, "GET", "/v1/status") as Status;
+    } catch (e) {
+      if (!(e instanceof NotRunningError)) throw e;
+      last ??= e;
+    }
+  }
+  throw last;
+}
+
+/** The whole picture of an agent for a person. */
+export function agentText(s: AgentStatus): string {
+  const out = [head(s, `node ${s.node}, ${s.mode} since ${s.modeSince}`)];
+  const m = s.metadata;
+  out.push(
+    `metadata  ${m.services} services, ${m.endpoints} endpoints, ${m.nodes} nodes from ${m.source || "nowhere yet"}` +
+      (m.source ? `, ${duration(m.ageSeconds)} old` : ""),
+  );
+  for (const module of s.modules) out.push(`${module.name.padEnd(9)} ${module.state}: ${module.detail}`);
+  out.push("");
+  out.push(table([
+    ["SERVER", "STATE", "RTT", "WE ARE", "DETAIL"],
+    ...s.servers.map((v) => [v.url, v.state, ms(v.rttMs), v.observed ?? "-", v.detail ?? ""]),
+  ]));
+  out.push("", peersText(s), "", servicesText(s));
+  for (const refused of m.refused) out.push(`refused: ${refused}`);
+  return out.concat(warningLines(s)).join("\n");
+}
+
+function peersText(s: AgentStatus): string {
+  if (s.peers.length === 0) return "no peers yet: the first connection to a node makes one";
+  return table([
+    ["PEER", "PATH", "RTT", "STREAMS", "IN", "OUT", "DETAIL"],
+    ...s.peers.map((
+      p,
+    ) => [p.node, p.path, ms(p.rttMs), String(p.streams), bytes(p.bytesIn), bytes(p.bytesOut), p.detail ?? ""]),
+  ]);
+}
+
+function servicesText(s: AgentStatus): string {
+  if (s.services.length === 0) return "no services";
+  const rows = [["SERVICE", "ADDRESS", "ENDPOINT", "NODE", "WAY", "WHY"]];
+  for (const service of s.services) {
+    const at = `${service.address}:${service.port}/${service.protocol}`;
+    if (service.endpoints.length === 0) rows.push([service.service, at, "-", "-", "-", service.verdict ?? ""]);
+    service.endpoints.forEach((e, i) =>
+      rows.push([i === 0 ? service.service : "", i === 0 ? at : "", e.endpoint, e.node ?? "-", e.way, e.why])
+    );
+  }
+  return table(rows);
+}
+
+/** The whole picture of a server for a person. */
+export function serverText(s: ServerStatus): string {
+  const out = [head(s, `server ${s.name}, ${s.url}`), `authority ${s.pin}, trust domain ${s.trustDomain}`];
+  out.push(
+    `metadata  ${s.metadata.services} services from ${s.metadata.source || "nowhere"}, version ${s.metadata.number}`,
+  );
+  for (const problem of s.metadata.problems) out.push(`problem: ${problem}`);
+  out.push("");
+  out.push(
+    s.agents.length === 0 ? "no agents connected: `edgemesh token create` prints the join command" : table([
+      ["AGENT", "ADDRESS", "SINCE", "VERSION", "CHANNELS", "RELAYED"],
+      ...s.agents.map((a) => [a.node, a.address, a.since, a.version, String(a.channels), bytes(a.relayedBytes)]),
+    ]),
+  );
+  return out.concat(warningLines(s)).join("\n");
+}
+
+function head(s: Status, who: string): string {
+  const ready = s.ready ? "ready" : `not ready: waiting for ${s.waitingFor.join(", ")}`;
+  return `edgemesh ${s.version} (${s.form}), ${who}\n` +
+    `${ready}; up ${duration(s.uptimeSeconds)}, ${s.memory.privateMb.toFixed(1)} MB private, ${
+      s.memory.rssMb.toFixed(1)
+    } MB RSS`;
+}
+
+function warningLines(s: Status): string[] {
+  return s.warnings.map((w) => `warning: ${w.text}${w.hint ? `; try: ${w.hint}` : ""}`);
+}
+
+function ms(value: number | undefined): string {
+  return value === undefined ? "-" : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+}

@@ -1,0 +1,79 @@
+/** `edgemesh token …`: clients of the server's admin socket. */
+import { MeshError } from "../lib/errors.ts";
+import { adminCall } from "./admin_client.ts";
+import { duration, type Format, print, printDocument, table } from "./output.ts";
+
+interface TokenFlags {
+  readonly runDir: string;
+  readonly output: Format;
+}
+
+/** A created token as the server answers it; the secret is in `token` and nowhere else. */
+export interface CreatedToken {
+  readonly id: string;
+  readonly token: string;
+  readonly node?: string;
+  readonly uses: number;
+  readonly expiresAt: string;
+  readonly url: string;
+  readonly pin: string;
+}
+
+export interface ListedToken {
+  readonly id: string;
+  readonly node?: string;
+  readonly usesLeft: number;
+  readonly expiresInSeconds: number;
+}
+
+export async function tokenCreate(flags: TokenFlags & { node?: string; ttl: string; uses: string }): Promise<number> {
+  const uses = Number(flags.uses);
+  if (!Number.isInteger(uses) || uses < 1 || uses > 10000) {
+    throw new MeshError("CONFIG_INVALID", `--uses must be a whole number from 1 to 10000, not ${flags.uses}`);
+  }
+  const body = { ttlSeconds: parseDuration(flags.ttl), uses, ...(flags.node ? { node: flags.node } : {}) };
+  const created = await adminCall({ role: "server", runDir: flags.runDir }, "POST", "/v1/tokens", body) as CreatedToken;
+  await printDocument(created, flags.output, () => joinCommand(created));
+  return 0;
+}
+
+export async function tokenList(flags: TokenFlags): Promise<number> {
+  const tokens = await adminCall({ role: "server", runDir: flags.runDir }, "GET", "/v1/tokens") as ListedToken[];
+  await printDocument(tokens, flags.output, () =>
+    tokens.length === 0 ? "no tokens" : table([
+      ["ID", "NODE", "USES LEFT", "EXPIRES IN"],
+      ...tokens.map((t) => [
+        t.id,
+        t.node ?? "any",
+        String(t.usesLeft),
+        t.expiresInSeconds > 0 ? duration(t.expiresInSeconds) : "expired",
+      ]),
+    ]));
+  return 0;
+}
+
+export async function tokenRevoke(id: string, flags: { runDir: string }): Promise<number> {
+  await adminCall({ role: "server", runDir: flags.runDir }, "DELETE", `/v1/tokens/${encodeURIComponent(id)}`);
+  print(`revoked ${id}`);
+  return 0;
+}
+
+/** The line to paste on the edge host. The token travels by stdin: it appears in no process list. */
+export function joinCommand(t: CreatedToken): string {
+  const name = t.node ?? "$(hostname -s)";
+  return `# good for ${
+    t.uses === 1 ? "one node" : `${t.uses} nodes`
+  } until ${t.expiresAt}; on the edge host, as root:\n` +
+    `echo ${t.token} | edgemesh agent --node-name ${name} --server ${t.url} --ca-pin ${t.pin} --token-file -`;
+}
+
+/** `30m`, `1h`, `7d`, `90s` → seconds. */
+export function parseDuration(text: string): number {
+  const m = /^(\d{1,6})([smhd])$/.exec(text);
+  const unit = { s: 1, m: 60, h: 3600, d: 86400 } as const;
+  const seconds = m ? Number(m[1]) * unit[m[2] as keyof typeof unit] : 0;
+  if (seconds < 1 || seconds > 365 * 86400) {
+    throw new MeshError("CONFIG_INVALID", `--ttl must be a duration like 30m, 1h or 7d, at most 365d, not ${text}`);
+  }
+  return seconds;
+}

@@ -1,0 +1,257 @@
+/**
+ * The configuration of both roles: one strict schema each. Unknown keys are errors; every field has a default that
+ * suits most, a unit in its name where it is a quantity, and a sentence for `edgemesh config schema` and the docs.
+ */
+import { z } from "zod";
+import { isNodeName, parseCidr, parseHostPort, parseIp } from "./addr.ts";
+import { LOG_LEVELS } from "./log.ts";
+
+const ip = z.string().refine((v) => parseIp(v) === v, {
+  error: "must be an IP address in canonical form, like 10.0.0.1 or fd00::1",
+});
+const cidr = z.string().refine((v) => parseCidr(v) !== undefined, {
+  error: "must be a network like 10.96.0.0/12 (host bits zero)",
+});
+const listenAddress = z.string().refine((v) => parseHostPort(v) !== undefined, {
+  error: "must be address:port, like 0.0.0.0:443",
+});
+const absolutePath = z.string().refine((v) => v.startsWith("/") && !v.split("/").includes(".."), {
+  error: "must be an absolute path without '..'",
+});
+const port = z.int().min(1).max(65535);
+const zone = z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/, {
+  error: "must be a DNS name in lower case without a final dot",
+});
+const nodeName = z.string().refine(isNodeName, {
+  error: "must be one RFC 1123 label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end",
+});
+const serverUrl = z.string().refine(isServerUrl, { error: "must be wss://HOST or wss://HOST:PORT" });
+/** host:port of a control address; a bare IP means port 443. */
+const trustDomain = z.string().regex(/^[a-z0-9._-]{1,255}$/, {
+  error: "must be lower-case letters, digits, '.', '_' or '-'",
+});
+
+const log = z.strictObject({
+  level: z.enum(LOG_LEVELS).default("info").describe("Lowest level written: trace, debug, info, warn or error"),
+  format: z.enum(["auto", "text", "json"]).default("auto").describe(
+    "text on a terminal and JSON elsewhere, unless said here",
+  ),
+}).prefault({});
+
+/** Virtual addresses pushed from outside are believed only inside these networks (see SECURITY.md). */
+const DEFAULT_SERVICE_CIDRS = ["10.96.0.0/12", "10.43.0.0/16", "fd00:10:96::/112"];
+
+export const AgentConfig = z.strictObject({
+  nodeName: nodeName.optional().describe("Name of this node; after the join it is on disk"),
+  server: z.array(serverUrl).max(3).default([]).describe("Servers to join and to stay connected to, at most three"),
+  tokenFile: z.string().optional().describe("File with the join token, or - for stdin; deleted after the join"),
+  caPin: z.string().optional().describe("sha256:… of the server's authority, as printed by `edgemesh token create`"),
+  stateDir: absolutePath.default("/var/lib/edgemesh/agent").describe("Identity and snapshot, readable by root only"),
+  runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
+  manifests: absolutePath.optional().describe("Folder of YAML whose objects win over what the server says"),
+  metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9464").describe(
+    "Prometheus metrics and health; off to disable",
+  ),
+  log,
+  mesh: z.strictObject({
+    interface: z.string().regex(/^[a-z0-9._-]{1,15}$/).default("edgemesh0").describe(
+      "Link that carries the mesh address",
+    ),
+    address: ip.default("169.254.96.16").describe("Address of DNS and of the agent's listeners on this node"),
+    address6: z.union([ip, z.literal("off")]).default("fd96:ed9e::16").describe("The same for IPv6; off to disable"),
+    serviceCIDRs: z.array(cidr).default([]).describe("Networks of virtual addresses; empty: as fixed at the join"),
+    podCIDRs: z.array(cidr).default([]).describe("Pod networks of this node; empty: as the Node object says"),
+  }).prefault({}),
+  dns: z.strictObject({
+    enabled: z.boolean().default(true).describe("Answer names on the mesh address, port 53"),
+    zone: zone.default("cluster.local").describe("Cluster zone"),
+    extraZones: z.array(zone).default([]).describe("More zones answered from the cluster's objects"),
+    upstreams: z.array(z.string()).default([]).describe(
+      "address or address:port for all other names; empty: from /etc/resolv.conf",
+    ),
+    port: port.default(53),
+  }).prefault({}),
+  forward: z.strictObject({
+    enabled: z.boolean().default(true).describe("Bring Service traffic to its endpoints"),
+    backend: z.enum(["auto", "netlink", "nft"]).default("auto").describe(
+      "How kernel rules are written; auto probes netlink first",
+    ),
+    externalIPs: z.array(cidr).default([]).describe(
+      "externalIPs and load-balancer addresses that Services may claim here",
+    ),
+    hostPorts: z.array(port).default([]).describe(
+      "Ports of this host that hostNetwork endpoints may be reached on from other nodes",
+    ),
+    allowPrivateExternalEndpoints: z.boolean().default(false).describe(
+      "Dial private addresses of endpoints that belong to no node",
+    ),
+    connectTimeoutMs: z.int().min(100).max(60000).default(5000).describe("Deadline for connecting to one endpoint"),
+    udpIdleMs: z.int().min(1000).default(60000).describe("A UDP flow without datagrams ends after this"),
+    accessLog: z.boolean().default(false).describe("One log line per finished connection"),
+    maxConnections: z.int().min(16).default(8192).describe("Connections carried by the agent at a time"),
+  }).prefault({}),
+  tunnel: z.strictObject({
+    enabled: z.boolean().default(true).describe("Connect to the servers and to other agents"),
+    listen: z.union([listenAddress, z.literal("off")]).default("0.0.0.0:20006").describe("Listener for other agents"),
+    mode: z.enum(["lazy", "eager", "off"]).default("lazy").describe(
+      "When to look for direct paths: on the first connection, at once, never",
+    ),
+    discovery: z.boolean().default(true).describe("Find agents of the same LAN without a server (multicast)"),
+    punchPorts: z.tuple([port, port]).default([20100, 29999]).describe("Local ports for hole punching"),
+    advertise: z.array(z.string()).default([]).describe(
+      "address:port under which others reach the listener (port forwarding)",
+    ),
+    offlineGraceDays: z.int().min(0).max(3650).default(30).describe(
+      "How long peers with an expired certificate are still trusted",
+    ),
+  }).prefault({}),
+});
+
+export const ServerConfig = z.strictObject({
+  name: nodeName.default("server").describe("Name of this server in certificates and status"),
+  listen: listenAddress.default("0.0.0.0:443").describe("Control connections, join and relay"),
+  observeListen: z.union([listenAddress, z.literal("off")]).default("0.0.0.0:3478").describe(
+    "Second port that tells agents their public address",
+  ),
+  url: serverUrl.optional().describe(
+    "Address that agents use, printed in join commands; default: wss:// and this host's first address",
+  ),
+  trustDomain: trustDomain.default("edgemesh").describe("Trust domain of the identities"),
+  stateDir: absolutePath.default("/var/lib/edgemesh/server").describe(
+    "Authority, enrolments, tokens; readable by root only",
+  ),
+  runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
+  manifests: absolutePath.optional().describe("Folder of Kubernetes YAML to serve to the agents"),
+  kubeconfig: z.string().optional().describe("Kubernetes API to serve from: a kubeconfig file, or in-cluster"),
+  metaserver: z.string().optional().describe("KubeEdge MetaServer to serve from, like http://127.0.0.1:10550"),
+  metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9465").describe(
+    "Prometheus metrics and health; off to disable",
+  ),
+  serviceCIDRs: z.array(cidr).default(DEFAULT_SERVICE_CIDRS).describe(
+    "Networks of virtual addresses, fixed for an agent at its join",
+  ),
+  certificateHours: z.number().min(0.01).max(8760).default(24).describe("Lifetime of node certificates"),
+  log,
+});
+
+export type AgentConfig = z.infer<typeof AgentConfig>;
+export type ServerConfig = z.infer<typeof ServerConfig>;
+export type Role = "agent" | "server";
+
+export interface ConfigIssue {
+  /** Dotted path of the value, like `dns.zone`. */
+  readonly path: string;
+  readonly problem: string;
+}
+
+/** The schema of a role; what the loader walks for environment names and suggestions. */
+export function schemaOf(role: "agent"): typeof AgentConfig;
+export function schemaOf(role: "server"): typeof ServerConfig;
+export function schemaOf(role: Role): typeof AgentConfig | typeof ServerConfig;
+export function schemaOf(role: Role): typeof AgentConfig | typeof ServerConfig {
+  return role === "agent" ? AgentConfig : ServerConfig;
+}
+
+/** Checks a raw object: the typed configuration, or every problem at once. */
+export function parseConfig<R extends Role>(
+  role: R,
+  raw: unknown,
+): { config: R extends "agent" ? AgentConfig : ServerConfig } | { issues: ConfigIssue[] } {
+  const result = schemaOf(role as Role).safeParse(raw);
+  if (result.success) return { config: result.data as R extends "agent" ? AgentConfig : ServerConfig };
+  const issues: ConfigIssue[] = [];
+  for (const issue of result.error.issues) {
+    const path = issue.path.map(String).join(".");
+    if (issue.code === "unrecognized_keys") {
+      for (const key of issue.keys) {
+        const full = path ? `${path}.${key}` : key;
+        const near = nearest(full, configPaths(role));
+        issues.push({ path: full, problem: `is not a known key${near ? `; did you mean ${near}?` : ""}` });
+      }
+    } else {
+      issues.push({ path: path || "(whole file)", problem: lowerFirst(issue.message) });
+    }
+  }
+  return { issues };
+}
+
+/** Every dotted path of a role's configuration that holds a value. */
+export function configPaths(role: Role): string[] {
+  const out: string[] = [];
+  walk(schemaOf(role), "", (path) => out.push(path));
+  return out;
+}
+
+/** The paths among {@link configPaths} that hold a list: their text form is separated by commas. */
+export function listPaths(role: Role): Set<string> {
+  const out = new Set<string>();
+  walk(schemaOf(role), "", (path, schema) => {
+    if (schema instanceof z.ZodArray || schema instanceof z.ZodTuple) out.add(path);
+  });
+  return out;
+}
+
+/** JSON Schema of a role's configuration file. */
+export function configJsonSchema(role: Role): unknown {
+  return z.toJSONSchema(schemaOf(role), { io: "input" });
+}
+
+/** The candidate closest to `word` by edit distance, if it is close enough to be a slip. */
+export function nearest(word: string, candidates: readonly string[]): string | undefined {
+  let best: string | undefined;
+  let bestDistance = Math.max(2, Math.floor(word.length / 3)) + 1;
+  for (const candidate of candidates) {
+    const d = editDistance(word, candidate);
+    if (d < bestDistance) {
+      best = candidate;
+      bestDistance = d;
+    }
+  }
+  return best;
+}
+
+function walk(schema: z.ZodType, prefix: string, seen: (path: string, schema: z.ZodType) => void): void {
+  const inner = unwrap(schema);
+  if (!(inner instanceof z.ZodObject)) {
+    seen(prefix, inner);
+    return;
+  }
+  for (const [key, value] of Object.entries(inner.shape)) {
+    walk(value as z.ZodType, prefix ? `${prefix}.${key}` : key, seen);
+  }
+}
+
+function unwrap(schema: z.ZodType): z.ZodType {
+  let s: z.ZodType = schema;
+  while (s instanceof z.ZodDefault || s instanceof z.ZodPrefault || s instanceof z.ZodOptional) {
+    s = s.unwrap() as z.ZodType;
+  }
+  return s;
+}
+
+function isServerUrl(text: string): boolean {
+  try {
+    const url = new URL(text);
+    return url.protocol === "wss:" && url.hostname !== "" && (url.pathname === "/" || url.pathname === "") &&
+      url.username === "" &&
+      url.search === "" && url.hash === "";
+  } catch {
+    return false;
+  }
+}
+
+function lowerFirst(text: string): string {
+  return text.charAt(0).toLowerCase() + text.slice(1);
+}
+
+function editDistance(a: string, b: string): number {
+  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i];
+    for (let j = 1; j <= b.length; j++) {
+      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
+    }
+    row = next;
+  }
+  return row[b.length]!;
+}

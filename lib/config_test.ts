@@ -1,0 +1,104 @@
+import assert from "node:assert/strict";
+import { configPaths, nearest, parseConfig } from "./config.ts";
+import { envName, loadConfig } from "./config_load.ts";
+import { MeshError } from "./errors.ts";
+
+const none = { flags: {}, env: {} };
+
+Deno.test("loadConfig without any source gives the defaults of both roles", () => {
+  const agent = loadConfig("agent", none).config;
+  assert.equal(agent.mesh.address, "169.254.96.16");
+  assert.equal(agent.dns.zone, "cluster.local");
+  assert.equal(agent.tunnel.listen, "0.0.0.0:20006");
+  const server = loadConfig("server", none).config;
+  assert.equal(server.listen, "0.0.0.0:443");
+  assert.ok(server.serviceCIDRs.length > 0);
+});
+
+Deno.test("loadConfig lets flags win over environment over file and says where each value came from", () => {
+  const { config, origin } = loadConfig("agent", {
+    flags: { nodeName: "from-flag" },
+    env: { EDGEMESH_NODE_NAME: "from-env", EDGEMESH_DNS_ZONE: "env.zone" },
+    file: { name: "agent.yaml", text: "nodeName: from-file\ndns: { zone: file.zone, port: 5353 }\n" },
+  });
+  assert.equal(config.nodeName, "from-flag");
+  assert.equal(config.dns.zone, "env.zone");
+  assert.equal(config.dns.port, 5353);
+  assert.deepEqual([origin.get("nodeName"), origin.get("dns.zone"), origin.get("dns.port")], [
+    "flag",
+    "environment EDGEMESH_DNS_ZONE",
+    "agent.yaml",
+  ]);
+});
+
+Deno.test("loadConfig reads lists from the environment separated by commas, also a single value", () => {
+  const one = loadConfig("agent", { flags: {}, env: { EDGEMESH_SERVER: "wss://a.example" } }).config;
+  assert.deepEqual(one.server, ["wss://a.example"]);
+  const two =
+    loadConfig("agent", { flags: {}, env: { EDGEMESH_SERVER: "wss://a.example, wss://b.example:8443" } }).config;
+  assert.deepEqual(two.server, ["wss://a.example", "wss://b.example:8443"]);
+});
+
+Deno.test("loadConfig reports every problem at once with path, place and suggestion", () => {
+  const error = failure(() =>
+    loadConfig("agent", {
+      flags: { "mesh.address": "010.0.0.1" },
+      env: { EDGEMESH_DNS_ENABLE: "true", EDGEMESH_DNS_PORT: "0" },
+      file: { name: "a.yaml", text: "nodeNam: x\nforward: { udpIdleMs: soon }\n" },
+    })
+  );
+  assert.equal(error.code, "CONFIG_INVALID");
+  for (
+    const part of [
+      "nodeNam is not a known key; did you mean nodeName?",
+      "(a.yaml)",
+      "mesh.address must be an IP address",
+      "(flag)",
+      "EDGEMESH_DNS_ENABLE (environment) is not a known variable; did you mean EDGEMESH_DNS_ENABLED?",
+      "dns.port",
+      "forward.udpIdleMs",
+    ]
+  ) assert.ok(error.message.includes(part), `${part} is missing in:\n${error.message}`);
+});
+
+Deno.test("loadConfig names the line of broken YAML", () => {
+  const error = failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: "dns:\n  zone: [\n" } }));
+  assert.match(error.message, /a\.yaml:[23]: /);
+});
+
+Deno.test("loadConfig refuses keys that would change objects and bounds alias bombs", () => {
+  failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: "__proto__: { admin: true }\n" } }));
+  failure(() => loadConfig("agent", { flags: { "constructor.prototype.x": 1 }, env: {} }));
+  assert.equal(({} as { admin?: boolean }).admin, undefined);
+  const bomb =
+    "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c]\n";
+  assert.throws(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: bomb } }));
+});
+
+Deno.test("parseConfig refuses server addresses that are not plain wss", () => {
+  for (const bad of ["ws://a", "https://a", "wss://a/path", "wss://u:p@a", "wss://a?x", "a"]) {
+    assert.ok("issues" in parseConfig("agent", { server: [bad] }), bad);
+  }
+});
+
+Deno.test("envName of every path is unique and round-trips through the loader", () => {
+  for (const role of ["agent", "server"] as const) {
+    const names = configPaths(role).map(envName);
+    assert.equal(new Set(names).size, names.length);
+  }
+});
+
+Deno.test("nearest finds slips and stays silent for strangers", () => {
+  assert.equal(nearest("sttaus", ["status", "server"]), "status");
+  assert.equal(nearest("kubernetes", ["status", "server"]), undefined);
+});
+
+function failure(act: () => unknown): MeshError {
+  try {
+    act();
+  } catch (e) {
+    assert.ok(e instanceof MeshError, String(e));
+    return e;
+  }
+  throw new assert.AssertionError({ message: "Nothing was refused" });
+}

@@ -1,0 +1,130 @@
+/**
+ * The status document: what `edgemesh status` renders and `-o json` prints. A documented, versioned shape: fields are
+ * added, never renamed; `apiVersion` changes when one is removed.
+ */
+import type { PathKind } from "./tunnel/carrier.ts";
+
+export const STATUS_VERSION = "edgemesh/v1";
+
+export interface ModuleStatus {
+  readonly name: "metadata" | "dns" | "forward" | "tunnel";
+  readonly state: "on" | "off" | "degraded";
+  /** One sentence: what it does now, or why it does not. */
+  readonly detail: string;
+}
+
+export interface ServerLinkStatus {
+  readonly url: string;
+  readonly state: "connected" | "connecting" | "down";
+  readonly rttMs?: number;
+  /** Our address as this server sees it. */
+  readonly observed?: string;
+  /** When down: what failed and what to do. */
+  readonly detail?: string;
+}
+
+export interface PeerStatus {
+  readonly node: string;
+  readonly path: PathKind | "none";
+  readonly rttMs?: number;
+  readonly streams: number;
+  readonly bytesIn: number;
+  readonly bytesOut: number;
+  /** Why there is no direct path, or why there is none at all. */
+  readonly detail?: string;
+  readonly events: readonly PathEvent[];
+}
+
+/** One entry of a peer's ring of path decisions. */
+export interface PathEvent {
+  readonly at: string;
+  readonly what: string;
+  readonly why?: string;
+}
+
+export interface ServiceStatus {
+  readonly service: string;
+  readonly address: string;
+  readonly port: number;
+  readonly protocol: "TCP" | "UDP";
+  readonly endpoints: readonly {
+    readonly endpoint: string;
+    readonly node?: string;
+    readonly way: string;
+    readonly why: string;
+  }[];
+  /** Set when the port is refused or dropped as a whole. */
+  readonly verdict?: string;
+}
+
+export interface Warning {
+  readonly code: string;
+  readonly text: string;
+  readonly hint?: string;
+}
+
+export interface MemoryStatus {
+  readonly privateMb: number;
+  readonly rssMb: number;
+}
+
+interface CommonStatus {
+  readonly apiVersion: typeof STATUS_VERSION;
+  readonly version: string;
+  readonly commit: string;
+  readonly form: string;
+  readonly pid: number;
+  readonly uptimeSeconds: number;
+  readonly ready: boolean;
+  /** Named things that are not ready yet. */
+  readonly waitingFor: readonly string[];
+  readonly memory: MemoryStatus;
+  readonly warnings: readonly Warning[];
+}
+
+export interface AgentStatus extends CommonStatus {
+  readonly role: "agent";
+  readonly node: string;
+  readonly mode: "online" | "offline";
+  readonly modeSince: string;
+  readonly tlsEngine: string;
+  readonly modules: readonly ModuleStatus[];
+  readonly servers: readonly ServerLinkStatus[];
+  readonly metadata: {
+    readonly source: string;
+    readonly epoch: string;
+    readonly number: number;
+    readonly ageSeconds: number;
+    readonly services: number;
+    readonly endpoints: number;
+    readonly nodes: number;
+    /** What the guard refused, with reasons. */
+    readonly refused: readonly string[];
+  };
+  readonly peers: readonly PeerStatus[];
+  readonly services: readonly ServiceStatus[];
+}
+
+export interface ServerStatus extends CommonStatus {
+  readonly role: "server";
+  readonly name: string;
+  readonly url: string;
+  readonly pin: string;
+  readonly trustDomain: string;
+  readonly agents: readonly {
+    readonly node: string;
+    readonly address: string;
+    readonly since: string;
+    readonly version: string;
+    readonly channels: number;
+    readonly relayedBytes: number;
+  }[];
+  readonly metadata: {
+    readonly source: string;
+    readonly number: number;
+    readonly services: number;
+    readonly problems: readonly string[];
+  };
+}
+
+export type Status = AgentStatus | ServerStatus;

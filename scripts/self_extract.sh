@@ -1,0 +1,91 @@
+#!/bin/sh
+# edgemesh @VERSION@ (@COMMIT@, @TARGET@): one file. Behind this text is an archive with the runtime and the program; it is
+# unpacked once into a folder that only you can write, named by its hash, and started from there ever after.
+set -eu
+umask 077
+hash=@HASH@
+skip=@SKIP@
+
+fail() {
+  echo "error: $1; try: $2" >&2
+  exit 1
+}
+
+# The folder itself must be ours and closed to others: whoever can write there would run code as us.
+closed() {
+  [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && case $(stat -c %a "$1") in 700) true ;; *) false ;; esac
+}
+
+run() {
+  # EDGEMESH_EXE: how the program finds its own single file, to start itself again (demo, install).
+  case $0 in /*) EDGEMESH_EXE=$0 ;; *) EDGEMESH_EXE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0") ;; esac
+  export EDGEMESH_EXE
+  export DENO_DIR="$1/cache" DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
+  main=$1/app/main.js
+  exe=$1/edgemesh
+  shift
+  exec "$exe" run --quiet --no-config --no-lock --no-remote --no-npm --allow-all @V8FLAGS@ "$main" "$@"
+}
+
+if [ "$(id -u)" = 0 ]; then
+  set -- "/var/lib/edgemesh/runtime" "/run/edgemesh-runtime" "/dev/shm/edgemesh-runtime" -- "$@"
+else
+  set -- "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/edgemesh-runtime" "/dev/shm/edgemesh-runtime-$(id -u)" -- "$@"
+fi
+[ -z "${EDGEMESH_RUNTIME_DIR:-}" ] || set -- "$EDGEMESH_RUNTIME_DIR" "$@"
+
+# First pass: already unpacked somewhere.
+places=
+while [ "$1" != -- ]; do
+  if [ -x "$1/$hash/edgemesh" ] && closed "$1" && closed "$1/$hash"; then
+    found=$1/$hash
+    while [ "$1" != -- ]; do shift; done
+    shift
+    run "$found" "$@"
+  fi
+  places="$places
+$1"
+  shift
+done
+shift
+
+# Second pass: unpack into the first folder that takes files and lets them run.
+tried=
+old_ifs=$IFS
+IFS='
+'
+for base in $places; do
+  IFS=$old_ifs
+  mkdir -p "$(dirname "$base")" 2>/dev/null || { tried="$tried $base(cannot be made)"; continue; }
+  mkdir "$base" 2>/dev/null || true
+  if [ ! -d "$base" ]; then tried="$tried $base(cannot be made)"; continue; fi
+  if ! closed "$base"; then tried="$tried $base(not ours alone: others can write there)"; continue; fi
+  tmp=$base/.tmp.$$
+  rm -rf "$tmp"
+  if ! mkdir "$tmp" 2>/dev/null; then tried="$tried $base(read-only)"; continue; fi
+  trap 'rm -rf "$tmp"' EXIT INT TERM HUP
+  if ! tail -c "+$skip" "$0" | gzip -dc 2>/dev/null | tar -xf - -C "$tmp" 2>/dev/null; then
+    rm -rf "$tmp"
+    tried="$tried $base(no room, or this file is damaged)"
+    continue
+  fi
+  if ! "$tmp/edgemesh" --version >/dev/null 2>&1; then
+    rm -rf "$tmp"
+    tried="$tried $base(programs there cannot run: mounted noexec?)"
+    continue
+  fi
+  # Unpacked versions that nobody runs any more only take room.
+  running=$(ls -l /proc/[0-9]*/exe 2>/dev/null || true)
+  for old in "$base"/[0-9a-f]*; do
+    [ -d "$old" ] && [ "$old" != "$base/$hash" ] || continue
+    case $running in *"$old/"*) ;; *) rm -rf "$old" ;; esac
+  done
+  # Another start may have finished first: its result is the same.
+  mv -T "$tmp" "$base/$hash" 2>/dev/null || true
+  rm -rf "$tmp"
+  trap - EXIT INT TERM HUP
+  if [ -x "$base/$hash/edgemesh" ] && closed "$base/$hash"; then run "$base/$hash" "$@"; fi
+  tried="$tried $base(was changed while unpacking)"
+done
+fail "No folder to unpack into; tried:$tried" "set EDGEMESH_RUNTIME_DIR to a folder of yours with mode 0700, on a disk that allows programs"
+exit 1
