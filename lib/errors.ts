@@ -70,6 +70,8 @@ export const REASONS = {
   KERNEL: 30,
   /** The endpoint is gone from the metadata. */
   ENDPOINT_REMOVED: 31,
+  /** A file in a state directory that is missing, damaged or does not fit the others. */
+  STATE_INVALID: 32,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;
