@@ -72,6 +72,18 @@ export const REASONS = {
   ENDPOINT_REMOVED: 31,
   /** A file in a state directory that is missing, damaged or does not fit the others. */
   STATE_INVALID: 32,
+  /** An object from a metadata source that cannot be used; the rest goes on. */
+  OBJECT_INVALID: 33,
+  /** Pushed metadata that this node does not believe: an address or name outside what it was told to accept. */
+  META_REFUSED: 34,
+  /** Another Service claimed the same address before. */
+  CLAIM_LOST: 35,
+  /** A metadata source refuses what we ask for (missing rights). */
+  SOURCE_FORBIDDEN: 36,
+  /** A metadata source does not know a kind of object (missing CRD). */
+  SOURCE_UNKNOWN: 37,
+  /** A snapshot on disk that cannot be read. */
+  SNAPSHOT_INVALID: 38,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;

@@ -41,6 +41,8 @@ export interface Service {
   /** Labels and annotations the product reads (proxy name, headless, hints); all others are dropped at the border. */
   readonly labels: Readonly<Record<string, string>>;
   readonly annotations: Readonly<Record<string, string>>;
+  /** Seconds since 1970 of its creation: the older of two claims on one address wins. Undefined: not said (files). */
+  readonly created?: number;
 }
 
 /** One address behind a Service. Identity is (node, ip): pod addresses repeat between nodes without a shared CNI. */
@@ -74,6 +76,8 @@ export interface EndpointSlice {
   readonly service: string;
   readonly endpoints: readonly Endpoint[];
   readonly ports: readonly EndpointPort[];
+  /** Label `multicluster.kubernetes.io/source-cluster`: the cluster an imported slice comes from. */
+  readonly sourceCluster?: string;
 }
 
 export interface Node {
@@ -102,9 +106,13 @@ export interface Namespace {
 export interface RouteObject {
   readonly kind: string;
   readonly apiVersion: string;
+  /** Empty for cluster-scoped kinds (GatewayClass). */
   readonly namespace: string;
   readonly name: string;
   readonly spec: unknown;
+  readonly labels: Readonly<Record<string, string>>;
+  /** Seconds since 1970 of its creation: Gateway API breaks ties by it. */
+  readonly created?: number;
 }
 
 /** Kinds of objects and the type of each; the key is the kind's name on the wire and on disk. */
@@ -139,6 +147,11 @@ export interface MetaReader {
   services(): Iterable<Service>;
   /** The Service that owns a virtual address (clusterIPs only). */
   serviceByIp(ip: string): Service | undefined;
+  /**
+   * The Service that owns (address, protocol, port), whatever kind of address it is: cluster IP before external IP or
+   * load-balancer IP, then the oldest, then by name. Two claims on one external IP are resolved by asking this.
+   */
+  ownerOf(ip: string, protocol: Protocol, port: number): Service | undefined;
   slicesOf(namespace: string, service: string): readonly EndpointSlice[];
   /** Slices that contain an endpoint with this address. */
   slicesByIp(ip: string): readonly EndpointSlice[];
@@ -147,6 +160,8 @@ export interface MetaReader {
   hasNamespace(name: string): boolean;
   pod(namespace: string, name: string): Pod | undefined;
   podsByIp(ip: string): readonly Pod[];
+  /** Istio and Gateway API objects of one API group and kind, like ("gateway.networking.k8s.io", "HTTPRoute"). */
+  routes(group: string, kind: string): Iterable<RouteObject>;
 }
 
 /** `namespace/name`. */
