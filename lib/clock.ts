@@ -48,6 +48,14 @@ export function sleep(clock: Clock, ms: number, signal?: AbortSignal): Promise<v
   });
 }
 
+/**
+ * Waits `ms` milliseconds of the machine's own clock and keeps the process alive meanwhile: for commands and labs that
+ * ask again until something has happened. Everything long-running takes a {@link Clock} and {@link sleep}.
+ */
+export function pause(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
 interface FakeTimer {
   at: MonoMs;
   order: number;

@@ -84,6 +84,8 @@ export const REASONS = {
   SOURCE_UNKNOWN: 37,
   /** A snapshot on disk that cannot be read. */
   SNAPSHOT_INVALID: 38,
+  /** Valid, but not something the mesh carries (SCTP ports, slices of DNS names). */
+  UNSUPPORTED: 39,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;
