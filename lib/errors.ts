@@ -86,6 +86,8 @@ export const REASONS = {
   SNAPSHOT_INVALID: 38,
   /** Valid, but not something the mesh carries (SCTP ports, slices of DNS names). */
   UNSUPPORTED: 39,
+  /** A program of the system that a command needs is not installed. */
+  TOOL_MISSING: 40,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;
