@@ -124,7 +124,7 @@ async function selfExtracting(app: string, commit: string, out: string): Promise
   await run([
     "sh",
     "-c",
-    `tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C '${payload}' -cf - . | gzip -n -${
+    `tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C '${payload}' -cf - app edgemesh | gzip -n -${
       Deno.env.get("EDGEMESH_GZIP_LEVEL") ?? "6"
     } >'${archive}'`,
   ]);
