@@ -35,6 +35,14 @@ export interface StreamHandler {
   onClose(reason: ReasonCode | undefined): void;
 }
 
+/** A handler that does nothing: the state of a stream before its owner takes it. */
+export const idleHandler: StreamHandler = {
+  onOpen() {},
+  onReadable() {},
+  onWritable() {},
+  onClose() {},
+};
+
 /** One bidirectional, ordered byte stream with half-close, reset and back-pressure. */
 export interface MeshStream {
   /** Replaced by the owner as the connection moves through its stages. */

@@ -4,15 +4,9 @@
  * never called from inside its own call.
  */
 import type { ReasonCode } from "./errors.ts";
-import { type MeshStream, type StreamHandler, WOULD_BLOCK } from "./net.ts";
+import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "./net.ts";
 
-/** A handler that does nothing: the state of a stream before its owner takes it. */
-export const idleHandler: StreamHandler = {
-  onOpen() {},
-  onReadable() {},
-  onWritable() {},
-  onClose() {},
-};
+export { idleHandler };
 
 /** Where callbacks wait until {@link MemoryScheduler.run} delivers them. */
 export class MemoryScheduler {

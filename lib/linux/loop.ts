@@ -1,0 +1,146 @@
+/** The epoll loop: what forwarding, DNS and the relay see of the kernel's sockets. */
+import { hostPort } from "../addr.ts";
+import type { Clock } from "../clock.ts";
+import { MeshError } from "../errors.ts";
+import type { Logger } from "../log.ts";
+import type {
+  Accepted,
+  DialOptions,
+  IpPort,
+  Listener,
+  ListenOptions,
+  Loop,
+  MeshStream,
+  OnDatagram,
+  StreamHandler,
+  UdpSocket,
+} from "../net.ts";
+import { Deadlines } from "./deadlines.ts";
+import { EINPROGRESS, errnoText } from "./errno.ts";
+import type { Fd } from "./ffi.ts";
+import { Poller } from "./poller.ts";
+import { addressFamily } from "./sockaddr.ts";
+import { SocketOps } from "./socket_ops.ts";
+import { SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
+import { setStreamOptions, TcpListener } from "./tcp_listener.ts";
+import { dialReason, STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
+import { LoopUdpSocket, UdpKit } from "./udp.ts";
+
+export interface EpollLoopOptions {
+  readonly clock: Clock;
+  readonly log: Logger;
+}
+
+/**
+ * Sockets on one epoll instance. It keeps the process alive while a descriptor is open, and needs no start: it runs
+ * when there is something to watch. After {@link close} no callback comes; `await loop.finished` where a test (or an
+ * orderly stop) must know that the helper thread is gone.
+ */
+export class EpollLoop implements Loop {
+  readonly #poller: Poller;
+  readonly #ops: SocketOps;
+  readonly #deadlines: Deadlines;
+  readonly #streams: StreamKit;
+  readonly #log: Logger;
+  #udp: UdpKit | undefined;
+
+  private constructor(options: EpollLoopOptions) {
+    this.#log = options.log;
+    this.#poller = new Poller(options.log);
+    this.#ops = new SocketOps();
+    this.#deadlines = new Deadlines(options.clock, (error) => this.#poller.report(error));
+    this.#streams = new StreamKit(this.#poller, this.#ops, this.#deadlines);
+  }
+
+  /** Throws MeshError KERNEL when FFI or epoll is refused. */
+  static open(options: EpollLoopOptions): EpollLoop {
+    return new EpollLoop(options);
+  }
+
+  /** Sockets that are open: connections, listeners, datagram sockets. */
+  get size(): number {
+    return this.#poller.size;
+  }
+
+  /** Resolves after {@link close}, once everything is given back. */
+  get finished(): Promise<void> {
+    return this.#poller.finished;
+  }
+
+  listenTcp(at: IpPort, onAccept: (accepted: Accepted) => void, options: ListenOptions = {}): Listener {
+    this.#check();
+    return new TcpListener(this.#streams, at, onAccept, { ...options, log: this.#log });
+  }
+
+  dialTcp(to: IpPort, handler: StreamHandler, options: DialOptions): MeshStream {
+    this.#check();
+    const fd = this.#ops.open(addressFamily(to.ip), SOCK_STREAM);
+    const stream = new TcpStream(this.#streams, Math.max(fd, -1), "connecting");
+    stream.handler = handler;
+    if (fd < 0) this.#failed(stream, to, -fd);
+    else this.#connect(stream, fd, to, options);
+    return stream;
+  }
+
+  bindUdp(at: IpPort, onDatagram: OnDatagram, options: ListenOptions = {}): UdpSocket {
+    this.#check();
+    this.#udp ??= new UdpKit(this.#poller, this.#ops);
+    return new LoopUdpSocket(this.#udp, at, onDatagram, options);
+  }
+
+  /**
+   * Takes the descriptor of an open connection out of the loop, for node:net to adopt (`new net.Socket({ fd })`).
+   * The stream is over without a callback; the caller owns the descriptor. Throws MeshError for any other stream.
+   */
+  takeFd(stream: MeshStream): Fd {
+    if (!(stream instanceof TcpStream)) {
+      throw new MeshError("INTERNAL", "Cannot take the descriptor of a foreign stream");
+    }
+    return stream.takeFd();
+  }
+
+  close(): void {
+    if (this.#poller.closed) return;
+    this.#poller.close();
+    this.#deadlines.close();
+    this.#udp?.free();
+    this.#streams.free();
+    this.#ops.free();
+  }
+
+  /** `await using loop = EpollLoop.open(…)`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.finished;
+  }
+
+  #connect(stream: TcpStream, fd: Fd, to: IpPort, options: DialOptions): void {
+    setStreamOptions(this.#streams, fd);
+    if (options.mark !== undefined) this.#ops.setInt(fd, SOL_SOCKET, SO_MARK, options.mark);
+    if (options.reusePort) this.#ops.reusePort(fd);
+    if (options.from) {
+      const e = this.#ops.bind(fd, options.from);
+      if (e !== 0) {
+        this.#log.warn("A connection cannot have its local address", {
+          from: hostPort(options.from),
+          to: hostPort(to),
+          error: errnoText(e),
+        });
+        return stream.failDial("KERNEL");
+      }
+    }
+    const e = this.#ops.connect(fd, to);
+    if (e !== 0 && e !== EINPROGRESS) return this.#failed(stream, to, e);
+    this.#poller.add(fd, STREAM_EVENTS, stream);
+    this.#deadlines.set(stream, options.timeoutMs);
+  }
+
+  #failed(stream: TcpStream, to: IpPort, e: number): void {
+    this.#log.debug("A connection cannot start", { to: hostPort(to), error: errnoText(e) });
+    stream.failDial(dialReason(e));
+  }
+
+  #check(): void {
+    if (this.#poller.closed) throw new MeshError("SHUTDOWN", "The loop is closed");
+  }
+}

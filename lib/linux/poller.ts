@@ -1,0 +1,276 @@
+/**
+ * One epoll instance that shares its thread with Deno's event loop: while there is work it asks the kernel without
+ * waiting and lets Deno's loop run now and then; when there is none, a helper thread waits. It keeps the process alive
+ * exactly as long as a descriptor is watched.
+ */
+import { setImmediate } from "node:timers";
+import type { Logger } from "../log.ts";
+import { EAGAIN, EINTR, sysError } from "./errno.ts";
+import { errno, type Fd, type Libc, libc, waitingLibc } from "./ffi.ts";
+import { Memory } from "./memory.ts";
+import {
+  EPOLL_CTL_ADD,
+  EPOLL_CTL_DEL,
+  EPOLL_CTL_MOD,
+  EPOLLIN,
+  O_CLOEXEC,
+  SOCK_CLOEXEC,
+  SOCK_NONBLOCK,
+  STRUCT,
+} from "./structs.ts";
+
+/** What a watched descriptor belongs to. */
+export interface Pollable {
+  /** Readiness, as EPOLL* bits. */
+  onEvents(events: number): void;
+  /** A callback of its owner threw inside {@link onEvents}. */
+  onFault(): void;
+  /** Closes the descriptor without a word to its owner: the poller is closing. */
+  abandon(): void;
+}
+
+/** Work for the end of the turn. */
+export interface Deferred {
+  run(): void;
+}
+
+const EVENTS_PER_CALL = 256;
+// Deno's own loop (TLS, timers, control traffic) gets a turn after this many of ours, or after this many events where
+// turns are full: 64 × 256 events would be tens of milliseconds.
+const TURNS_PER_YIELD = 64;
+const EVENTS_PER_YIELD = 1024;
+/** Marks the eventfd that ends a wait; no descriptor has this number. */
+const WAKE = 0xffffffff;
+
+const WORD = { stride: STRUCT.epoll_event.size >>> 2, data: STRUCT.epoll_event.at.data >>> 2 } as const;
+
+type State = "stopped" | "scheduled" | "running" | "waiting" | "closed";
+
+/** The turn engine under the sockets. */
+export class Poller {
+  readonly #c: Libc = libc();
+  readonly #log: Logger;
+  readonly #epoll: Fd;
+  readonly #wake: Fd;
+  readonly #control = Memory.allocate(STRUCT.epoll_event.size);
+  readonly #events = Memory.allocate(EVENTS_PER_CALL * STRUCT.epoll_event.size);
+  readonly #one = Memory.allocate(8);
+  /** By descriptor number; the generation tells a late event of a closed descriptor from one of its successor. */
+  readonly #targets: (Pollable | undefined)[] = [];
+  readonly #generations: number[] = [];
+  readonly #turn = () => this.#run();
+  #generation = 0;
+  #size = 0;
+  #state: State = "stopped";
+  #deferred: Deferred[] = [];
+  #running: Deferred[] = [];
+  readonly #finished = Promise.withResolvers<void>();
+
+  /** Throws MeshError KERNEL. */
+  constructor(log: Logger) {
+    this.#log = log;
+    this.#epoll = this.#c.epoll_create1(O_CLOEXEC);
+    if (this.#epoll < 0) throw sysError("create an epoll instance", errno());
+    this.#wake = this.#c.eventfd(0, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (this.#wake < 0) {
+      const e = errno();
+      this.#c.close(this.#epoll);
+      throw sysError("create an eventfd", e);
+    }
+    this.#one.u32[0] = 1;
+    this.#ctl(EPOLL_CTL_ADD, this.#wake, EPOLLIN, WAKE, 0);
+  }
+
+  /** Watched descriptors. */
+  get size(): number {
+    return this.#size;
+  }
+
+  get closed(): boolean {
+    return this.#state === "closed";
+  }
+
+  /** Resolves once a closed poller has given back its descriptors; the helper thread may need a moment to end. */
+  get finished(): Promise<void> {
+    return this.#finished.promise;
+  }
+
+  /** Whether a turn is running, that is, deferred work runs before anything waits. */
+  get inTurn(): boolean {
+    return this.#state === "running";
+  }
+
+  /** Starts watching. Throws MeshError KERNEL. */
+  add(fd: Fd, events: number, target: Pollable): void {
+    const generation = this.#generation = (this.#generation + 1) >>> 0;
+    if (this.#ctl(EPOLL_CTL_ADD, fd, events, fd, generation) < 0) throw sysError(`watch descriptor ${fd}`, errno());
+    this.#targets[fd] = target;
+    this.#generations[fd] = generation;
+    this.#size++;
+    if (this.#state === "stopped") this.#schedule();
+  }
+
+  /** Changes what a watched descriptor waits for. */
+  modify(fd: Fd, events: number): void {
+    this.#ctl(EPOLL_CTL_MOD, fd, events, fd, this.#generations[fd]!);
+  }
+
+  /** Stops watching a descriptor that stays open. */
+  remove(fd: Fd): void {
+    this.#ctl(EPOLL_CTL_DEL, fd, 0, fd, 0);
+    this.#forget(fd);
+  }
+
+  /** Stops watching and closes. */
+  closeFd(fd: Fd): void {
+    this.#forget(fd);
+    this.#c.close(fd);
+  }
+
+  /** Runs `task` at the end of the turn, or soon if none is running; never from inside this call. */
+  defer(task: Deferred): void {
+    this.#deferred.push(task);
+    if (this.#state === "stopped") this.#schedule();
+    else if (this.#state === "waiting" && this.#deferred.length === 1) setImmediate(this.#drainWaiting);
+  }
+
+  /** Notes that a callback threw: a bug of its owner, which must not stop everybody else's traffic. */
+  report(error: unknown): void {
+    const text = error instanceof Error ? error.stack ?? error.message : String(error);
+    this.#log.error("A socket callback failed", { error: text });
+  }
+
+  /** Abandons everything that is watched. No callback comes afterwards. */
+  close(): void {
+    if (this.#state === "closed") return;
+    const before = this.#state;
+    this.#state = "closed";
+    for (const target of this.#targets.slice()) target?.abandon();
+    this.#deferred = [];
+    // The epoll descriptor must outlive whoever uses it: the turn that is running, or the helper thread.
+    if (before === "waiting") this.#poke();
+    else if (before !== "running") this.#release();
+  }
+
+  #forget(fd: Fd): void {
+    if (this.#targets[fd] === undefined) return;
+    this.#targets[fd] = undefined;
+    this.#size--;
+    // A helper that waits for nothing would keep the process alive.
+    if (this.#size === 0 && this.#state === "waiting") this.#poke();
+  }
+
+  #schedule(): void {
+    this.#state = "scheduled";
+    setImmediate(this.#turn);
+  }
+
+  #run(): void {
+    if (this.#state === "closed") return;
+    this.#state = "running";
+    let events = 0;
+    for (let turn = 0; turn < TURNS_PER_YIELD && events < EVENTS_PER_YIELD; turn++) {
+      const n = this.#c.epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, 0);
+      if (n > 0) {
+        events += n;
+        this.#dispatch(n);
+      }
+      const worked = this.#drain();
+      if (this.closed) return this.#release();
+      if (n <= 0 && !worked) return this.#rest();
+    }
+    this.#schedule();
+  }
+
+  /** Nothing to do: wait on a helper thread, or stop when there is nothing to wait for. */
+  #rest(): void {
+    if (this.#size === 0) {
+      this.#state = "stopped";
+      return;
+    }
+    this.#state = "waiting";
+    waitingLibc().epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, -1).then((n) => {
+      if (this.closed) return this.#release();
+      this.#state = "running";
+      if (n > 0) this.#dispatch(n);
+      this.#drain();
+      if (this.closed) return this.#release();
+      this.#run();
+    });
+  }
+
+  readonly #drainWaiting = () => {
+    if (this.#state === "waiting") this.#drain();
+  };
+
+  #dispatch(n: number): void {
+    const words = this.#events.u32;
+    for (let k = 0, at = 0; k < n; k++, at += WORD.stride) {
+      const fd = words[at + WORD.data]!;
+      if (fd === WAKE) {
+        this.#c.read(this.#wake, this.#one.pointer, 8);
+        this.#one.u32[0] = 1;
+        this.#one.u32[1] = 0;
+        continue;
+      }
+      const target = this.#targets[fd];
+      if (target === undefined || this.#generations[fd] !== words[at + WORD.data + 1]) continue;
+      try {
+        target.onEvents(words[at]!);
+      } catch (error) {
+        this.report(error);
+        this.#guard(() => target.onFault());
+      }
+      if (this.closed) return;
+    }
+  }
+
+  /** Runs the work that is deferred now; what it defers itself waits for the next turn. Returns whether there was any. */
+  #drain(): boolean {
+    if (this.#deferred.length === 0 || this.closed) return false;
+    const tasks = this.#deferred;
+    this.#deferred = this.#running;
+    this.#running = tasks;
+    for (let i = 0; i < tasks.length && !this.closed; i++) {
+      try {
+        tasks[i]!.run();
+      } catch (error) {
+        this.report(error);
+      }
+    }
+    tasks.length = 0;
+    return true;
+  }
+
+  #guard(call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      this.report(error);
+    }
+  }
+
+  #poke(): void {
+    this.#c.write(this.#wake, this.#one.pointer, 8);
+  }
+
+  #release(): void {
+    this.#c.close(this.#epoll);
+    this.#c.close(this.#wake);
+    for (const memory of [this.#control, this.#events, this.#one]) memory.free();
+    this.#finished.resolve();
+  }
+
+  #ctl(op: number, fd: Fd, events: number, low: number, high: number): number {
+    const words = this.#control.u32;
+    words[0] = events >>> 0;
+    words[WORD.data] = low;
+    words[WORD.data + 1] = high;
+    return this.#c.epoll_ctl(this.#epoll, op, fd, this.#control.pointer);
+  }
+}
+
+/** Whether an error number means "later", not "broken". */
+export function isRetry(n: number): boolean {
+  return n === EAGAIN || n === EINTR;
+}

@@ -1,0 +1,350 @@
+/** A TCP connection of the loop as a {@link MeshStream}. */
+import type { ReasonCode } from "../errors.ts";
+import { MeshError } from "../errors.ts";
+import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "../net.ts";
+import type { Deadlines, Timed } from "./deadlines.ts";
+import {
+  EACCES,
+  EADDRNOTAVAIL,
+  EAGAIN,
+  ECONNREFUSED,
+  ECONNRESET,
+  EHOSTDOWN,
+  EHOSTUNREACH,
+  EINTR,
+  EMFILE,
+  ENETDOWN,
+  ENETUNREACH,
+  ENFILE,
+  ENOBUFS,
+  ENOMEM,
+  EPERM,
+  EPIPE,
+  ETIMEDOUT,
+} from "./errno.ts";
+import { errno, type Fd } from "./ffi.ts";
+import { addressOf, Memory } from "./memory.ts";
+import type { Deferred, Pollable, Poller } from "./poller.ts";
+import type { SocketOps } from "./socket_ops.ts";
+import {
+  EPOLLERR,
+  EPOLLET,
+  EPOLLHUP,
+  EPOLLIN,
+  EPOLLOUT,
+  EPOLLPRI,
+  EPOLLRDHUP,
+  MSG_NOSIGNAL,
+  SHUT_WR,
+  SPLICE_F_MOVE,
+  SPLICE_F_NONBLOCK,
+  STRUCT,
+} from "./structs.ts";
+
+/** What a stream watches for; one registration for its whole life. */
+export const STREAM_EVENTS = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET;
+
+/** Events after which a short read no longer means "nothing is left": their edge will not come again. */
+const LAST_EDGE = EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLPRI;
+
+/**
+ * How long an owner that is slowed down may still read what came before a reset, until the stream is closed over its
+ * head. Without an end, a client that is gone would hold its connection for as long as the other side does not read.
+ */
+export const RESET_GRACE_MS = 5_000;
+
+/** What the streams of one loop share. */
+export class StreamKit {
+  readonly poller: Poller;
+  readonly ops: SocketOps;
+  readonly deadlines: Deadlines;
+  readonly #message = Memory.allocate(STRUCT.msghdr.size);
+  readonly #vector = Memory.allocate(STRUCT.iovec.size);
+
+  constructor(poller: Poller, ops: SocketOps, deadlines: Deadlines) {
+    this.poller = poller;
+    this.ops = ops;
+    this.deadlines = deadlines;
+    this.#message.putAddress(STRUCT.msghdr.at.iov, this.#vector);
+    this.#message.u32[STRUCT.msghdr.at.iovlen >> 2] = 1;
+  }
+
+  /** send(2) of a part of a buffer without allocating a view of it. */
+  sendPart(fd: Fd, from: Uint8Array, offset: number, length: number): number {
+    this.#vector.putAddress(STRUCT.iovec.at.base, addressOf(from.buffer), from.byteOffset + offset);
+    this.#vector.u32[STRUCT.iovec.at.len >> 2] = length;
+    return this.ops.c.sendmsg(fd, this.#message.pointer, MSG_NOSIGNAL);
+  }
+
+  free(): void {
+    this.#message.free();
+    this.#vector.free();
+  }
+}
+
+type Stage = "connecting" | "open" | "closing" | "over";
+
+export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
+  handler: StreamHandler = idleHandler;
+  readonly #kit: StreamKit;
+  #fd: Fd;
+  #stage: Stage;
+  /** The owner wants to hear of the next edge: it has seen "nothing now". */
+  #wantRead = true;
+  #wantWrite = false;
+  /** A short read emptied the kernel's queue; the next edge will say when there is more. */
+  #drained = false;
+  #lastEdge = false;
+  #readEnd = false;
+  #wroteEnd = false;
+  /** The connection is known to be broken, but bytes that came before may still be read. */
+  #broken: ReasonCode | undefined;
+  /** It broke before the other side's FIN: the end of the bytes is no clean end. */
+  #cutShort = false;
+  #reason: ReasonCode | undefined;
+
+  /** Over an open or connecting descriptor, which the caller then watches with {@link STREAM_EVENTS}. */
+  constructor(kit: StreamKit, fd: Fd, stage: "connecting" | "open") {
+    this.#kit = kit;
+    this.#fd = fd;
+    this.#stage = stage;
+  }
+
+  read(into: Uint8Array): number {
+    if (into.length === 0) throw new MeshError("INTERNAL", "Cannot read into an empty buffer");
+    if (!this.#mayRead()) return this.#notReading();
+    const n = this.#kit.ops.c.recvInto(this.#fd, into, into.length, 0);
+    if (n > 0) {
+      // Saves the call that would only say EAGAIN. Wrong after the last edge, and at an urgent mark (EPOLLPRI).
+      this.#drained = n < into.length && !this.#lastEdge;
+      return n;
+    }
+    return n === 0 ? this.#end() : this.#readFailed(errno());
+  }
+
+  write(from: Uint8Array, offset: number, length: number): number {
+    if (!this.#mayWrite(length)) return 0;
+    const n = offset === 0
+      ? this.#kit.ops.c.sendFrom(this.#fd, from, length, MSG_NOSIGNAL)
+      : this.#kit.sendPart(this.#fd, from, offset, length);
+    return n === length ? n : this.#wroteShort(n);
+  }
+
+  closeWrite(): void {
+    if (this.#wroteEnd || this.#stage === "over" || this.#stage === "closing") return;
+    this.#wroteEnd = true;
+    this.#wantWrite = false;
+    // On a connecting socket shutdown(2) would give up the connection; it follows when the connection is there.
+    if (this.#stage === "connecting") return;
+    this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
+    if (this.#readEnd) this.#finish(this.#broken);
+  }
+
+  reset(_code: ReasonCode): void {
+    if (this.#stage === "over") return;
+    if (this.#fd >= 0 && this.#stage !== "connecting") this.#kit.ops.lingerZero(this.#fd);
+    this.abandon();
+  }
+
+  /** Moves at most `max` bytes into an empty pipe. Results as {@link read}. */
+  spliceIn(pipe: Fd, max: number): number {
+    if (!this.#mayRead()) return this.#notReading();
+    const n = this.#kit.ops.c.splice(this.#fd, null, pipe, null, max, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    return n > 0 ? n : n === 0 ? this.#end() : this.#readFailed(errno());
+  }
+
+  /** Moves at most `length` bytes out of a pipe that holds them. Results as {@link write}. */
+  spliceOut(pipe: Fd, length: number): number {
+    if (!this.#mayWrite(length)) return 0;
+    const n = this.#kit.ops.c.splice(pipe, null, this.#fd, null, length, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    return n === length ? n : this.#wroteShort(n);
+  }
+
+  /** Hands the descriptor to the caller; the stream is over without a callback. Throws MeshError unless it is open. */
+  takeFd(): Fd {
+    if (this.#stage !== "open") {
+      throw new MeshError("INTERNAL", `Cannot take the descriptor of a stream that is ${this.#stage}`);
+    }
+    const fd = this.#fd;
+    this.#kit.poller.remove(fd);
+    this.#fd = -1;
+    this.abandon();
+    return fd;
+  }
+
+  /** Whether {@link takeFd} would work. */
+  get isOpen(): boolean {
+    return this.#stage === "open";
+  }
+
+  /** Tells the owner of an accepted stream that it is open. */
+  announce(): void {
+    if (this.#stage === "open") this.handler.onOpen();
+  }
+
+  /** The connection cannot even start: told from the loop, as every fate of a dial. */
+  failDial(reason: ReasonCode): void {
+    this.#finish(reason);
+  }
+
+  onEvents(events: number): void {
+    if (this.#stage === "connecting") this.#onConnected(events);
+    if (this.#stage !== "open") return;
+    this.#drained = false;
+    if (events & LAST_EDGE) this.#lastEdge = true;
+    if (events & EPOLLERR) this.#onBroken();
+    if (this.#wantRead && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+      this.#wantRead = false;
+      this.handler.onReadable();
+    }
+    if (this.#wantWrite && events & EPOLLOUT && this.#isOpen() && this.#broken === undefined) {
+      this.#wantWrite = false;
+      this.handler.onWritable();
+    }
+  }
+
+  onDeadline(): void {
+    if (this.#stage === "connecting") this.#tell("DIAL_TIMEOUT");
+    else if (this.#stage === "open") this.#tell(this.#broken);
+  }
+
+  /** Delivers the end that {@link #finish} decided. */
+  run(): void {
+    if (this.#stage === "closing") this.#tell(this.#reason);
+  }
+
+  onFault(): void {
+    if (this.#stage === "over") return;
+    this.reset("INTERNAL");
+    this.handler.onClose("INTERNAL");
+  }
+
+  abandon(): void {
+    this.#stage = "over";
+    this.#kit.deadlines.delete(this);
+    if (this.#fd >= 0) this.#kit.poller.closeFd(this.#fd);
+    this.#fd = -1;
+  }
+
+  #isOpen(): boolean {
+    return this.#stage === "open";
+  }
+
+  #mayRead(): boolean {
+    return this.#stage === "open" && !this.#readEnd && !this.#drained;
+  }
+
+  #notReading(): number {
+    if (this.#readEnd && !this.#cutShort) return 0;
+    if (this.#stage === "over") return 0;
+    this.#wantRead = true;
+    return WOULD_BLOCK;
+  }
+
+  #end(): number {
+    this.#readEnd = true;
+    if (this.#broken !== undefined || this.#wroteEnd) this.#finish(this.#broken);
+    return this.#cutShort ? WOULD_BLOCK : 0;
+  }
+
+  #readFailed(e: number): number {
+    if (e === EAGAIN || e === EINTR) {
+      this.#wantRead = true;
+    } else {
+      this.#break(e);
+      this.#finish(this.#broken);
+    }
+    return WOULD_BLOCK;
+  }
+
+  #mayWrite(length: number): boolean {
+    if (length === 0 || this.#wroteEnd || this.#broken !== undefined) return false;
+    if (this.#stage === "connecting") this.#wantWrite = true;
+    return this.#stage === "open" && !this.#wantWrite;
+  }
+
+  #wroteShort(n: number): number {
+    if (n >= 0) {
+      this.#wantWrite = true;
+      return n;
+    }
+    const e = errno();
+    this.#wantWrite = true;
+    // The kernel reports the break as an event too; reading what came before goes on until then.
+    if (e !== EAGAIN && e !== EINTR) this.#break(e);
+    return 0;
+  }
+
+  #onConnected(events: number): void {
+    if (events & (EPOLLERR | EPOLLHUP)) {
+      const e = this.#kit.ops.takeError(this.#fd);
+      return this.#tell(e === 0 ? "DIAL_REFUSED" : dialReason(e));
+    }
+    if (!(events & EPOLLOUT)) return;
+    this.#stage = "open";
+    this.#kit.deadlines.delete(this);
+    const writable = this.#wantWrite;
+    this.#wantWrite = false;
+    this.handler.onOpen();
+    if (!this.#isOpen()) return;
+    if (this.#wroteEnd) this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
+    else if (writable && !this.#wantWrite) this.handler.onWritable();
+  }
+
+  /** The kernel says the connection broke; it gives out what it received before, and then the error. */
+  #onBroken(): void {
+    this.#broken ??= "RESET";
+    if (this.#readEnd) this.#finish(this.#broken);
+    else this.#kit.deadlines.set(this, RESET_GRACE_MS);
+  }
+
+  #break(e: number): void {
+    // After the other side's FIN the kernel says EPIPE: what it sent is complete, only our direction broke.
+    if (e !== EPIPE) this.#cutShort = true;
+    this.#broken ??= e === ECONNRESET || e === EPIPE ? "RESET" : "PEER_GONE";
+    this.#drained = false;
+    this.#lastEdge = true;
+    this.#kit.deadlines.set(this, RESET_GRACE_MS);
+  }
+
+  /** The stream is over; the owner hears it from the loop, not from inside its own call. */
+  #finish(reason: ReasonCode | undefined): void {
+    if (this.#stage === "closing" || this.#stage === "over") return;
+    this.#stage = "closing";
+    this.#reason = reason;
+    this.#kit.poller.defer(this);
+  }
+
+  #tell(reason: ReasonCode | undefined): void {
+    this.abandon();
+    this.handler.onClose(reason);
+  }
+}
+
+/** Why a connection could not be made. */
+export function dialReason(e: number): ReasonCode {
+  switch (e) {
+    case ECONNREFUSED:
+    case ECONNRESET:
+      return "DIAL_REFUSED";
+    case ETIMEDOUT:
+      return "DIAL_TIMEOUT";
+    case ENETUNREACH:
+    case EHOSTUNREACH:
+    case EHOSTDOWN:
+    case ENETDOWN:
+    // A rule of a firewall on this host answers a connect with these.
+    case EPERM:
+    case EACCES:
+      return "DIAL_UNREACHABLE";
+    case EMFILE:
+    case ENFILE:
+    case ENOBUFS:
+    case ENOMEM:
+    // Without a bind before it: no local port is left for this destination.
+    case EADDRNOTAVAIL:
+      return "LIMIT";
+    default:
+      return "KERNEL";
+  }
+}
