@@ -95,6 +95,12 @@ export function record<T>(
   };
 }
 
+/** Labels of a node: keys and values as Kubernetes allows them. */
+export const LABELS: Validator<Readonly<Record<string, string>>> = record(string(0, 63, /^[\w.-]*$/), {
+  max: 32,
+  key: /^([a-z0-9.-]{1,253}\/)?[A-Za-z0-9][\w.-]{0,62}$/,
+});
+
 /** JSON of at most `maxBytes` (measured as UTF-8) that passes a validator. Throws PROTOCOL or LIMIT. */
 export function parseJson<T>(
   text: string,

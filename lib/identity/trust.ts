@@ -31,9 +31,9 @@ export const MAX_CHAIN = 4;
 
 /** Keys that nodes showed before (trust on first use). See peer_keys.ts. */
 export interface KnownKeys {
-  /** The key hash this node showed first, or undefined. */
+  /** The key hash this node is known by, or undefined. */
   get(node: string): string | undefined;
-  /** Remembers a node's first key. Never called with a node that is known. */
+  /** Remembers a node's key: its first one, or the one after its former key was revoked. */
   learn(node: string, keyHash: string): void;
 }
 
@@ -72,7 +72,7 @@ export interface VerifiedPeer {
   readonly notAfter: WallMs;
   /** Beyond notAfter, accepted by the offline grace. Worth showing. */
   readonly expired: boolean;
-  /** This node's key was not known before this verification. */
+  /** The node's key was not known before this verification. Worth a log line. */
   readonly firstUse: boolean;
 }
 
@@ -228,21 +228,26 @@ function checkDates(leaf: Certificate, role: Role, at: { trust: Trust; now: Time
   return now.ms > leaf.notAfter;
 }
 
-/** Returns whether the node was unknown. */
+/** Returns whether this key is new to us. */
 function checkKnownKey(leaf: Certificate, node: string, trust: Trust): boolean {
   const known = trust.knownKeys?.get(node);
-  if (known === undefined) {
+  if (known === leaf.keyHash) return false;
+  // A changed key needs its re-enrolment attested: the operator who removed the old enrolment revoked the old key,
+  // and that revocation, signed off by a server, stays on every node's disk for all to see.
+  const formerRevoked = known !== undefined &&
+    trust.revocations.find({ node: "", keyHash: known, serial: "" })?.by === "key";
+  if (known === undefined || formerRevoked) {
     trust.knownKeys?.learn(node, leaf.keyHash);
     return true;
   }
-  if (known === leaf.keyHash) return false;
   throw new MeshError(
     "NODE_KEY_MISMATCH",
     `${node} shows the key ${short(leaf.keyHash)}, but this node knows it by ${short(known)}`,
     {
       hint:
-        `if ${node} was enrolled anew on purpose, remove it from peers.json in this node's state directory; otherwise ` +
-        "somebody with power over the server is impersonating it",
+        `if ${node} was set up anew, remove its old enrolment on the server (that revokes the old key), or remove ` +
+        `it from peers.json in this node's state directory and restart the agent; otherwise somebody with power over ` +
+        "the server is impersonating it",
     },
   );
 }
