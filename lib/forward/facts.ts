@@ -1,0 +1,71 @@
+/**
+ * What forwarding is told about the node it runs on and how it shall behave. Both are values: whoever composes the
+ * agent gathers them and hands over a new one when something changed.
+ */
+import type { Cidr } from "../addr.ts";
+import type { Balance } from "./plan.ts";
+
+/** A pod network of another node that packets of this node reach without us: declared, or proven by that node's agent. */
+export interface RoutableSubnet {
+  readonly node: string;
+  readonly cidr: Cidr;
+}
+
+export interface NodeFacts {
+  readonly node: string;
+  readonly zone?: string;
+  /** Every address this host has, the mesh addresses included. */
+  readonly addresses: readonly string[];
+  /** Pod networks of this node. */
+  readonly podCidrs: readonly Cidr[];
+  readonly routable: readonly RoutableSubnet[];
+  /** The addresses of the mesh link: where the kernel sends connections that the agent carries. */
+  readonly mesh4: string | undefined;
+  readonly mesh6: string | undefined;
+  /**
+   * Bridges that carry pods and whose frames do not pass the IP hooks (`bridge-nf-call-iptables` off): a reply between
+   * two pods of one such bridge would bypass our address translation, so those connections get our source address.
+   */
+  readonly hairpinLinks: readonly string[];
+}
+
+export interface ForwardConfig {
+  readonly balance: Balance;
+  /**
+   * Networks in which *every* address without a Service is refused at once. Empty on a node where another service
+   * proxy owns addresses of the same network.
+   */
+  readonly refuseCidrs: readonly Cidr[];
+  /** externalIPs and load-balancer addresses outside these networks are ignored: Services may not claim foreign addresses. */
+  readonly externalIPs: readonly Cidr[];
+  /** Program node ports. */
+  readonly nodePorts: boolean;
+  /** Ports of this host that other nodes may reach through us when a hostNetwork endpoint uses them. */
+  readonly hostPorts: readonly number[];
+  /** Ports on this host's own addresses that nobody is ever connected to: our listeners and control sockets. */
+  readonly reservedPorts: readonly number[];
+  /** Dial private addresses of endpoints that belong to no node. */
+  readonly privateEndpoints: boolean;
+  /** The original's filter: skip labelled Services, or skip all others. */
+  readonly serviceFilter: "skip-labelled" | "only-labelled";
+  /** `namespace/name` of Services left to another service proxy on this node. */
+  readonly leaveAlone: readonly string[];
+  /** Preference for near endpoints of Services that do not say anything themselves. */
+  readonly prefer: Preference;
+}
+
+/** Which endpoints are preferred while they exist; "none" is what Kubernetes does by default. */
+export type Preference = "none" | "same-node" | "same-zone";
+
+export const DEFAULT_FORWARD_CONFIG: ForwardConfig = {
+  balance: "round-robin",
+  refuseCidrs: [],
+  externalIPs: [],
+  nodePorts: true,
+  hostPorts: [],
+  reservedPorts: [],
+  privateEndpoints: false,
+  serviceFilter: "skip-labelled",
+  leaveAlone: [],
+  prefer: "none",
+};

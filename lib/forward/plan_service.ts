@@ -1,0 +1,223 @@
+/** The plan of one Service: its addresses, its endpoints and how each is reached. Pure. */
+import { cidrContains, type Family, familyOf, hostPort, isPrivate, isUnicastEndpoint } from "../addr.ts";
+import type { Endpoint, EndpointSlice, Protocol, Service, ServiceKey, ServicePort } from "../meta/model.ts";
+import { serviceKey } from "../meta/model.ts";
+import type { ForwardConfig, NodeFacts, Preference } from "./facts.ts";
+import {
+  type Balance,
+  type Frontend,
+  KERNEL_BALANCES,
+  type PlannedPort,
+  type PlannedService,
+  type Slot,
+  type Verdict,
+  type Way,
+  type WayReason,
+} from "./plan.ts";
+import { type Selectable, selectEndpoints } from "./select.ts";
+
+/** Kubernetes' label for Services that another service proxy handles. */
+const LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name";
+/** Kubernetes' label for Services that no service proxy handles. */
+const LABEL_HEADLESS = "service.kubernetes.io/headless";
+/** The original's label, kept so that its users' Services mean the same here. */
+const LABEL_EDGEMESH = "service.edgemesh.kubeedge.io/service-proxy-name";
+
+/** Whether this node brings traffic of the Service anywhere at all. */
+export function handlesService(service: Service, key: ServiceKey, config: ForwardConfig): boolean {
+  if (service.type === "ExternalName" || service.headless || service.clusterIPs.length === 0) return false;
+  if (LABEL_PROXY_NAME in service.labels || LABEL_HEADLESS in service.labels) return false;
+  if ((LABEL_EDGEMESH in service.labels) !== (config.serviceFilter === "only-labelled")) return false;
+  return !config.leaveAlone.includes(key);
+}
+
+/** Plans all ports of a Service that {@link handlesService} accepted. */
+export function planService(
+  service: Service,
+  slices: readonly EndpointSlice[],
+  facts: NodeFacts,
+  config: ForwardConfig,
+): PlannedService {
+  const key = serviceKey(service.namespace, service.name);
+  const notes: string[] = [];
+  const ports: PlannedPort[] = [];
+  for (const ip of service.clusterIPs) {
+    for (const port of service.ports) ports.push(planPort({ service, key, slices, facts, config, notes }, port, ip));
+  }
+  return { key, from: service, slices, ports, complete: true, notes };
+}
+
+interface Work {
+  readonly service: Service;
+  readonly key: ServiceKey;
+  readonly slices: readonly EndpointSlice[];
+  readonly facts: NodeFacts;
+  readonly config: ForwardConfig;
+  readonly notes: string[];
+}
+
+interface Candidate extends Selectable {
+  readonly slot: Slot;
+  readonly zone: string | undefined;
+}
+
+function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort {
+  const { service, config } = work;
+  const family = familyOf(clusterIp);
+  const balance = config.balance;
+  const candidates = gather(work, port, family, balance);
+  const externallyAccessible = service.externalIPs.length > 0 || service.loadBalancerIPs.length > 0 ||
+    service.ports.some((p) => p.nodePort !== undefined);
+  const internalLocal = service.internalTrafficPolicy === "Local";
+  const externalLocal = service.externalTrafficPolicy === "Local";
+  const selection = selectEndpoints(candidates.usable, { internalLocal, externalLocal, externallyAccessible }, {
+    node: work.facts.node,
+    ...(work.facts.zone === undefined ? {} : { zone: work.facts.zone }),
+  });
+  const near = preferNear(selection.cluster ?? [], preferenceOf(service, config), work.facts);
+  const verdict = (local: boolean): Verdict => {
+    const chosen = local ? selection.local ?? [] : near;
+    if (chosen.length > 0) return { verdict: "forward", slots: chosen.map((c) => c.slot) };
+    if (local && selection.hasAny) return { verdict: "drop", reason: "traffic-policy" };
+    return { verdict: "reject", reason: candidates.leftOut ? "none-usable" : "no-endpoints" };
+  };
+  return {
+    id: `${work.key} ${port.protocol}/${port.port} v${family}`,
+    namespace: service.namespace,
+    service: service.name,
+    portName: port.name,
+    protocol: port.protocol,
+    port: port.port,
+    family,
+    frontends: frontendsOf(work, port, clusterIp, family),
+    balance,
+    affinitySeconds: service.affinitySeconds,
+    internal: verdict(internalLocal),
+    external: verdict(externalLocal),
+  };
+}
+
+function frontendsOf(work: Work, port: ServicePort, clusterIp: string, family: Family): Frontend[] {
+  const { service, config, facts, notes } = work;
+  const out: Frontend[] = [{ kind: "cluster-ip", ip: clusterIp, port: port.port }];
+  const claim = (kind: "external-ip" | "load-balancer-ip", ip: string) => {
+    if (familyOf(ip) !== family) return;
+    if (facts.addresses.includes(ip)) notes.push(`${kind} ${ip} is an address of this node and is left alone`);
+    else if (!config.externalIPs.some((cidr) => cidrContains(cidr, ip))) {
+      notes.push(`${kind} ${ip} is outside the networks this node allows (forward.externalIPs)`);
+    } else out.push({ kind, ip, port: port.port });
+  };
+  for (const ip of service.externalIPs) claim("external-ip", ip);
+  for (const ip of service.loadBalancerIPs) claim("load-balancer-ip", ip);
+  if (port.nodePort !== undefined && config.nodePorts) out.push({ kind: "node-port", ip: "", port: port.nodePort });
+  return out;
+}
+
+/** Every endpoint of the port in this family, once, in an order that does not depend on the order of slices. */
+function gather(
+  work: Work,
+  port: ServicePort,
+  family: Family,
+  balance: Balance,
+): { usable: Candidate[]; leftOut: boolean } {
+  const byKey = new Map<string, Candidate>();
+  let leftOut = false;
+  for (const slice of work.slices) {
+    const target = slice.ports.find((p) => p.name === port.name && p.protocol === port.protocol);
+    if (!target) continue;
+    for (const e of slice.endpoints) {
+      if (familyOf(e.ip) !== family) continue;
+      const refusal = refuse(e, port.protocol, target.port, work);
+      if (refusal) {
+        leftOut ||= e.ready;
+        work.notes.push(`endpoint ${hostPort({ ip: e.ip, port: target.port })} ${refusal}`);
+        continue;
+      }
+      const candidate = candidateOf(e, target.port, balance, work);
+      const known = byKey.get(candidate.slot.key);
+      // The same address in two slices (a slice being split): the better condition counts.
+      if (!known || rank(candidate) > rank(known)) byKey.set(candidate.slot.key, candidate);
+    }
+  }
+  const usable = [...byKey.values()].sort((a, b) => a.slot.key < b.slot.key ? -1 : 1);
+  return { usable, leftOut };
+}
+
+function candidateOf(e: Endpoint, port: number, balance: Balance, work: Work): Candidate {
+  const { facts, service } = work;
+  const [way, reason] = wayTo(e, balance, facts);
+  return {
+    slot: {
+      key: `${e.node ?? ""}/${hostPort({ ip: e.ip, port })}`,
+      endpoint: { ip: e.ip, port },
+      node: e.node,
+      way,
+      reason,
+    },
+    zone: e.zone,
+    ready: e.ready || service.publishNotReadyAddresses,
+    serving: e.serving,
+    terminating: e.terminating,
+    local: e.node === facts.node,
+    ...(e.hintZones ? { hintZones: e.hintZones } : {}),
+    ...(e.hintNodes ? { hintNodes: e.hintNodes } : {}),
+  };
+}
+
+function wayTo(e: Endpoint, balance: Balance, facts: NodeFacts): readonly [Way, WayReason] {
+  if (e.node === undefined) return ["proxy", "no-node"];
+  const routable = e.node === facts.node ||
+    facts.routable.some((subnet) => subnet.node === e.node && cidrContains(subnet.cidr, e.ip));
+  if (!routable) return ["tunnel", "other-node"];
+  if (!KERNEL_BALANCES.has(balance)) return ["proxy", "balance"];
+  return ["kernel", e.node === facts.node ? "own-node" : "routable-subnet"];
+}
+
+/** Why an endpoint is never connected to, or undefined. Metadata comes from outside and is not believed blindly. */
+function refuse(e: Endpoint, protocol: Protocol, port: number, work: Work): string | undefined {
+  const { facts, config } = work;
+  if (!isUnicastEndpoint(e.ip)) return "is loopback, link-local or multicast";
+  // Another site may use the very addresses this host has: there they mean something else.
+  if (e.node !== undefined && e.node !== facts.node) return undefined;
+  if (e.node === undefined) {
+    if (isPrivate(e.ip) && !config.privateEndpoints) {
+      return "belongs to no node and is private; forward.allowPrivateExternalEndpoints would allow it";
+    }
+    if (facts.addresses.includes(e.ip)) return "belongs to no node but is an address of this one";
+  }
+  if (facts.addresses.includes(e.ip) && config.reservedPorts.includes(port)) {
+    return `uses ${protocol} port ${port} of this host, which is the agent's own`;
+  }
+  return undefined;
+}
+
+function rank(c: Candidate): number {
+  return (c.ready ? 2 : 0) + (c.serving ? 1 : 0);
+}
+
+/** What the Service asks for; the configuration's word where it asks for nothing. */
+function preferenceOf(service: Service, config: ForwardConfig): Preference {
+  switch (service.trafficDistribution) {
+    case "PreferSameNode":
+      return "same-node";
+    case "PreferClose":
+    case "PreferSameZone":
+      return "same-zone";
+    default:
+      return config.prefer;
+  }
+}
+
+/**
+ * Keeps only near endpoints while there are some. Kubernetes does this through hints that its controller writes;
+ * hand-written slices and Endpoints objects carry none, and an edge site that is cut off needs the preference most.
+ */
+function preferNear(chosen: readonly Candidate[], prefer: Preference, facts: NodeFacts): readonly Candidate[] {
+  if (prefer === "none" || chosen.length < 2) return chosen;
+  if (prefer === "same-node") {
+    const here = chosen.filter((c) => c.local);
+    if (here.length > 0) return here;
+  }
+  const zone = facts.zone === undefined ? [] : chosen.filter((c) => c.zone === facts.zone);
+  return zone.length > 0 ? zone : chosen;
+}

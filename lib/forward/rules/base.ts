@@ -1,0 +1,191 @@
+/**
+ * The static part of the rules: tables, sets, hooks, and why each rule hangs where it does.
+ *
+ * - Everything happens in `nat` chains, which see the first packet of a connection only: established connections cost
+ *   what conntrack costs, nothing more.
+ * - Priorities before `dstnat` (-100): kube-proxy's rules are asked after ours in whichever order we started, and the
+ *   agent's table is asked before the persistent one. Inside `nat` the first rewriting wins.
+ * - Refusal happens in the same chains, not in `filter`: a later `nat` chain of somebody else must not bring a
+ *   connection that we refuse to an endpoint it cannot reach, and a node with forwarding off refuses as fast.
+ * - A ping of a Service address is refused too: an answer would say nothing about the Service.
+ */
+import type { Family } from "../../addr.ts";
+import type { NodeFacts } from "../facts.ts";
+import type { PlannedPort } from "../plan.ts";
+import {
+  AGENT_TABLE,
+  type AtomType,
+  type Chain,
+  type Field,
+  type Pick,
+  type Rule,
+  type SetSpec,
+  type Table,
+  TABLE,
+} from "./ruleset.ts";
+
+const PRIORITY_AGENT = -115;
+const PRIORITY_PERSISTENT = -110;
+/** After everything that could still want to see the real source, before `srcnat` (100). */
+const PRIORITY_SOURCE = 90;
+/** Fixed, so that the same client meets the same slot after a restart. */
+const SOURCE_SEED = 0x65646765;
+
+const KEY: readonly Field[] = ["daddr", "proto", "dport"];
+const NODE_KEY: readonly Field[] = ["proto", "dport"];
+
+/** Both tables for a node; the same objects again when nothing about the node changed. */
+export function staticTables(facts: NodeFacts, previous: readonly Table[] | undefined): readonly Table[] {
+  const next = [persistentTable(facts), agentTable(facts)];
+  return previous && JSON.stringify(previous) === JSON.stringify(next) ? previous : next;
+}
+
+/** The chain that spreads one Service port over its slots. */
+export function chainFor(name: string, port: PlannedPort, slots: number, nodePort: boolean): Chain {
+  const pick: Pick = port.balance === "source-hash"
+    ? { pick: "source", mod: slots, seed: SOURCE_SEED }
+    : { pick: port.balance === "random" ? "random" : "turn", mod: slots };
+  const key = nodePort ? NODE_KEY : KEY;
+  const map = `${nodePort ? "nodeport-" : ""}slots${port.family}`;
+  return { name, rules: [{ family: port.family, match: [], action: { dnat: [...key, pick], map } }] };
+}
+
+function persistentTable(facts: NodeFacts): Table {
+  return {
+    name: TABLE,
+    owned: false,
+    sets: [
+      ...forwardingSets(),
+      ...families((family) => [
+        { name: `vips${family}`, key: [ip(family)] },
+        { name: `refused${family}`, key: [ip(family)], interval: true },
+        { name: `hairpin${family}`, key: [ip(family), ip(family)] },
+      ]),
+      { name: "hairpin-links", key: ["ifname", "ifname"] },
+    ],
+    chains: [
+      refuse(),
+      {
+        name: "dispatch",
+        rules: families((family) => [
+          ...dispatchRules(family),
+          { family, match: [{ fields: ["daddr"], in: `vips${family}` }], action: { goto: "refuse" } },
+          { family, match: [{ fields: ["daddr"], in: `refused${family}` }], action: { goto: "refuse" } },
+          ...nodePortRules(family, facts),
+        ]),
+      },
+      ...hooks(PRIORITY_PERSISTENT),
+      {
+        name: "postrouting",
+        hook: { type: "nat", at: "postrouting", priority: PRIORITY_SOURCE },
+        rules: masqueradeRules(facts),
+      },
+    ],
+  };
+}
+
+function agentTable(facts: NodeFacts): Table {
+  return {
+    name: AGENT_TABLE,
+    owned: true,
+    sets: forwardingSets(),
+    chains: [
+      {
+        name: "dispatch",
+        rules: families((family) => [...dispatchRules(family), ...nodePortRules(family, facts)]),
+      },
+      ...hooks(PRIORITY_AGENT),
+    ],
+  };
+}
+
+/** Chains that only send packets on, at the two places where a connection can begin: here, or outside this host. */
+function hooks(priority: number): Chain[] {
+  return (["prerouting", "output"] as const).map((at) => ({
+    name: at,
+    hook: { type: "nat", at, priority },
+    rules: [{ match: [], action: { jump: "dispatch" } }],
+  }));
+}
+
+function forwardingSets(): SetSpec[] {
+  return families((family) => {
+    const key: AtomType[] = [ip(family), "proto", "port"];
+    const target: AtomType[] = [ip(family), "port"];
+    return [
+      { name: `single${family}`, key, value: target },
+      { name: `slots${family}`, key: [...key, "u32"], value: target },
+      { name: `services${family}`, key, value: "verdict" },
+      { name: `nodeport-single${family}`, key: ["proto", "port"], value: target },
+      { name: `nodeport-slots${family}`, key: ["proto", "port", "u32"], value: target },
+      { name: `nodeport-services${family}`, key: ["proto", "port"], value: "verdict" },
+    ];
+  });
+}
+
+function dispatchRules(family: Family): Rule[] {
+  return [
+    { family, match: [], action: { dnat: KEY, map: `single${family}` } },
+    { family, match: [], action: { vmap: KEY, map: `services${family}` } },
+  ];
+}
+
+/**
+ * Node ports answer on every address of this host but loopback (that would need `route_localnet`) and the mesh
+ * address, where our own listeners are.
+ */
+function nodePortRules(family: Family, facts: NodeFacts): Rule[] {
+  const mesh = family === 4 ? facts.mesh4 : facts.mesh6;
+  const match: Rule["match"] = [
+    { state: "to-host" },
+    ...(mesh === undefined ? [] : [{ field: "daddr", isNot: mesh } as const]),
+    { field: "daddr", isNot: family === 4 ? "127.0.0.0/8" : "::1" },
+  ];
+  return [
+    { family, match, action: { dnat: NODE_KEY, map: `nodeport-single${family}` } },
+    { family, match, action: { vmap: NODE_KEY, map: `nodeport-services${family}` } },
+  ];
+}
+
+function refuse(): Chain {
+  return {
+    name: "refuse",
+    rules: [
+      { match: [{ field: "proto", is: "tcp" }], action: { reject: "reset" } },
+      { match: [], action: { reject: "unreachable" } },
+    ],
+  };
+}
+
+/** Sources are kept except where the answer would not come back through us, or could not come back at all. */
+function masqueradeRules(facts: NodeFacts): Rule[] {
+  const masquerade = "masquerade" as const;
+  const rewritten = { state: "dnat" } as const;
+  return [
+    // A pod that reaches itself through a Service would see its own address as the source.
+    ...families((family): Rule[] => [
+      { family, match: [rewritten, { fields: ["saddr", "daddr"], in: `hairpin${family}` }], action: masquerade },
+    ]),
+    // Two pods behind one bridge: the answer would go straight back, with the wrong source.
+    { match: [rewritten, { fields: ["iifname", "oifname"], in: "hairpin-links" }], action: masquerade },
+    // A process of this host whose route to the Service led over the mesh link: no other node knows that address.
+    ...families((family): Rule[] => {
+      const mesh = family === 4 ? facts.mesh4 : facts.mesh6;
+      if (mesh === undefined) return [];
+      return [{
+        family,
+        match: [rewritten, { field: "saddr", is: mesh }, { field: "oifname", isNot: "lo" }],
+        action: masquerade,
+      }];
+    }),
+  ];
+}
+
+function ip(family: Family): AtomType {
+  return family === 4 ? "ipv4" : "ipv6";
+}
+
+function families<T>(make: (family: Family) => readonly T[]): T[] {
+  return [...make(4), ...make(6)];
+}
+

@@ -1,0 +1,196 @@
+/**
+ * Plan → ruleset. Pure.
+ *
+ * A Service port with one endpoint is a single map element. With several, a chain of its own picks a slot: the counter
+ * of its rule is the Service's own, so round robin is exact however other Services' connections interleave. A port
+ * with any agent-bound slot stands, with *all* its slots, in the agent's table, which is asked first; the persistent
+ * table holds only its kernel-way slots. When the agent's table goes, the kernel-way slots take over, and where there
+ * are none connections are refused: never a black hole.
+ */
+import { cidrText, familyOf } from "../../addr.ts";
+import type { IpPort } from "../../net.ts";
+import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan.ts";
+import { chainFor, staticTables } from "./base.ts";
+import {
+  AGENT_TABLE,
+  type Atom,
+  type Chain,
+  type Element,
+  type Fragment,
+  type Ruleset,
+  TABLE,
+  type TableFragment,
+} from "./ruleset.ts";
+
+/** Where the agent takes the connections that the kernel cannot bring to their endpoint. */
+export interface AgentListeners {
+  readonly tcp4?: IpPort;
+  readonly tcp6?: IpPort;
+  /** {@link PlannedPort.id} → the datagram socket of that port. */
+  readonly udp: ReadonlyMap<string, IpPort>;
+}
+
+/** A fragment with what it was made from, so that the next compilation can tell that nothing changed. */
+interface ServiceFragment extends Fragment {
+  readonly from: PlannedService;
+  readonly listeners: readonly (IpPort | undefined)[];
+}
+
+/** Name of the fragment that holds elements shared by Services. */
+const SHARED = "";
+
+/** Makes the rules of a plan. `previous` saves work and keeps identities; it never changes the result. */
+export function compileRules(plan: Plan, listeners: AgentListeners, previous?: Ruleset): Ruleset {
+  const fragments = new Map<string, Fragment>();
+  const here = new Set<string>();
+  for (const service of plan.services.values()) {
+    const bound = service.ports.map((port) => listenerOf(port, listeners));
+    const before = previous?.fragments.get(service.key) as ServiceFragment | undefined;
+    const same = before?.from === service && bound.every((at, i) => sameIpPort(at, before.listeners[i]));
+    fragments.set(service.key, same ? before : serviceFragment(service, bound));
+    for (const port of service.ports) collectLocal(port, here);
+  }
+  fragments.set(SHARED, sharedFragment(plan, here, previous?.fragments.get(SHARED)));
+  return { tables: staticTables(plan.facts, previous?.tables), fragments };
+}
+
+function listenerOf(port: PlannedPort, listeners: AgentListeners): IpPort | undefined {
+  if (port.protocol === "UDP") return listeners.udp.get(port.id);
+  return port.family === 4 ? listeners.tcp4 : listeners.tcp6;
+}
+
+function sameIpPort(a: IpPort | undefined, b: IpPort | undefined): boolean {
+  return a === b || (a !== undefined && b !== undefined && a.ip === b.ip && a.port === b.port);
+}
+
+function serviceFragment(service: PlannedService, listeners: readonly (IpPort | undefined)[]): ServiceFragment {
+  const persistent = new Part(TABLE);
+  const agent = new Part(AGENT_TABLE);
+  service.ports.forEach((port, i) => {
+    for (const frontend of port.frontends) {
+      // Every address of the Service is ours: what no rule takes is refused.
+      if (frontend.kind === "cluster-ip") persistent.once(`vips${port.family}`, [frontend.ip]);
+      const internal = frontend.kind === "cluster-ip";
+      const verdict = internal ? port.internal : port.external;
+      addFrontend({ port, frontend, scope: internal ? "in" : "ex", persistent, agent }, verdict, listeners[i]);
+    }
+  });
+  return { from: service, listeners, tables: [persistent.done(), agent.done()].filter((p) => p !== undefined) };
+}
+
+interface Place {
+  readonly port: PlannedPort;
+  readonly frontend: Frontend;
+  readonly scope: "in" | "ex";
+  readonly persistent: Part;
+  readonly agent: Part;
+}
+
+function addFrontend(place: Place, verdict: Verdict, listener: IpPort | undefined): void {
+  const { port, frontend, persistent, agent } = place;
+  if (verdict.verdict === "drop") return persistent.verdict(port, frontend, "drop");
+  const slots = verdict.verdict === "forward" ? verdict.slots : [];
+  const kernel = slots.filter((slot) => slot.way === "kernel");
+  if (kernel.length > 0) spread(place, persistent, kernel.map((slot) => slot.endpoint));
+  // Other ports of these addresses are not ours to refuse, so this one is refused by name.
+  else if (frontend.kind !== "cluster-ip") persistent.verdict(port, frontend, { goto: "refuse" });
+  if (kernel.length === slots.length || !listener) return;
+  spread(place, agent, targetsWithAgent(slots, listener));
+}
+
+/** Kernel-way slots go to their endpoint, all others to the agent; alone in it, the agent needs one entry only. */
+function targetsWithAgent(slots: readonly Slot[], listener: IpPort): readonly IpPort[] {
+  if (slots.every((slot) => slot.way !== "kernel")) return [listener];
+  return slots.map((slot) => slot.way === "kernel" ? slot.endpoint : listener);
+}
+
+function spread(place: Place, part: Part, targets: readonly IpPort[]): void {
+  const { port, frontend, scope } = place;
+  const key = frontendAtoms(port, frontend);
+  const node = frontend.kind === "node-port" ? "nodeport-" : "";
+  if (targets.length === 1) {
+    part.element(`${node}single${port.family}`, { key, value: [targets[0]!.ip, targets[0]!.port] });
+    return;
+  }
+  const name = `svc-${port.namespace}/${port.service}/${port.protocol.toLowerCase()}/${port.port}/v${port.family}/${scope}${
+    node ? "/np" : ""
+  }`;
+  part.chain(chainFor(name, port, targets.length, node !== ""));
+  part.verdict(port, frontend, { goto: name });
+  targets.forEach((target, slot) => {
+    part.element(`${node}slots${port.family}`, { key: [...key, slot], value: [target.ip, target.port] });
+  });
+}
+
+function frontendAtoms(port: PlannedPort, frontend: Frontend): Atom[] {
+  const tail = [port.protocol.toLowerCase(), frontend.port];
+  return frontend.kind === "node-port" ? tail : [frontend.ip, ...tail];
+}
+
+/** Collects what a fragment adds to one table. */
+class Part {
+  readonly #table: string;
+  readonly #chains = new Map<string, Chain>();
+  readonly #sets = new Map<string, Element[]>();
+  readonly #once = new Set<string>();
+
+  constructor(table: string) {
+    this.#table = table;
+  }
+
+  element(set: string, element: Element): void {
+    const list = this.#sets.get(set);
+    if (list) list.push(element);
+    else this.#sets.set(set, [element]);
+  }
+
+  once(set: string, key: readonly Atom[]): void {
+    const id = `${set} ${key.join(" ")}`;
+    if (this.#once.has(id)) return;
+    this.#once.add(id);
+    this.element(set, { key });
+  }
+
+  verdict(port: PlannedPort, frontend: Frontend, value: Element["value"] & (object | string)): void {
+    const node = frontend.kind === "node-port" ? "nodeport-" : "";
+    this.element(`${node}services${port.family}`, { key: frontendAtoms(port, frontend), value });
+  }
+
+  chain(chain: Chain): void {
+    this.#chains.set(chain.name, chain);
+  }
+
+  done(): TableFragment | undefined {
+    if (this.#sets.size === 0) return undefined;
+    return {
+      table: this.#table,
+      chains: [...this.#chains.values()],
+      sets: [...this.#sets].map(([set, elements]) => ({ set, elements })),
+    };
+  }
+}
+
+/** Endpoints of this node that the kernel forwards to: their pods may be their own clients. */
+function collectLocal(port: PlannedPort, into: Set<string>): void {
+  for (const verdict of [port.internal, port.external]) {
+    if (verdict.verdict !== "forward") continue;
+    for (const slot of verdict.slots) if (slot.reason === "own-node") into.add(slot.endpoint.ip);
+  }
+}
+
+function sharedFragment(plan: Plan, here: ReadonlySet<string>, previous: Fragment | undefined): Fragment {
+  const sets = new Map<string, Element[]>();
+  const put = (set: string, key: readonly Atom[]) => {
+    const list = sets.get(set);
+    if (list) list.push({ key });
+    else sets.set(set, [{ key }]);
+  };
+  for (const ip of [...here].sort()) put(`hairpin${familyOf(ip)}`, [ip, ip]);
+  for (const link of plan.facts.hairpinLinks) put("hairpin-links", [link, link]);
+  for (const cidr of plan.config.refuseCidrs) put(`refused${familyOf(cidr.ip)}`, [cidrText(cidr)]);
+  const next: Fragment = {
+    tables: [{ table: TABLE, chains: [], sets: [...sets].map(([set, elements]) => ({ set, elements })) }],
+  };
+  return previous && JSON.stringify(previous.tables) === JSON.stringify(next.tables) ? previous : next;
+}
+

@@ -1,0 +1,204 @@
+/** Operations → `nft` script. Pure. Works with nft 0.9.8 (Debian 11) and later: no syntax newer than that. */
+import type { Family } from "../../addr.ts";
+import { assertNever } from "../../errors.ts";
+import type { Operation } from "./diff.ts";
+import {
+  type Action,
+  type AtomType,
+  type Chain,
+  chainTag,
+  type Element,
+  elementKey,
+  elementValue,
+  type Field,
+  type Match,
+  type Pick,
+  type Rule,
+  type SetSpec,
+  type Table,
+} from "./ruleset.ts";
+
+const TYPES: Record<AtomType, string> = {
+  ipv4: "ipv4_addr",
+  ipv6: "ipv6_addr",
+  proto: "inet_proto",
+  port: "inet_service",
+  u32: "integer",
+  ifname: "ifname",
+};
+
+/** Expressions to declare the types of a set by where plain type names do not do (`integer` has no length). */
+const TYPEOF: Record<AtomType, string> = {
+  ipv4: "ip daddr",
+  ipv6: "ip6 daddr",
+  proto: "meta l4proto",
+  port: "th dport",
+  u32: "numgen inc mod 2",
+  ifname: "iifname",
+};
+
+/** One script for `nft -f -`: applied as one transaction. */
+export function renderOperations(operations: readonly Operation[]): string {
+  const lines: string[] = [];
+  for (const op of operations) renderOperation(op, lines);
+  return lines.join("\n") + "\n";
+}
+
+function renderOperation(op: Operation, lines: string[]): void {
+  switch (op.op) {
+    case "table":
+      return renderTable(op.table, lines);
+    case "delete-table":
+      lines.push(`add table inet ${op.name}`, `delete table inet ${op.name}`);
+      return;
+    case "add-chain":
+      lines.push(`add chain inet ${op.table} ${op.chain.name}${hookText(op.chain)}`);
+      return;
+    case "fill-chain":
+      lines.push(`flush chain inet ${op.table} ${op.chain.name}`);
+      return renderRules(op.table, op.chain, lines);
+    case "delete-chain":
+      lines.push(`flush chain inet ${op.table} ${op.name}`, `delete chain inet ${op.table} ${op.name}`);
+      return;
+    case "add":
+    case "delete":
+      lines.push(`${op.op} element inet ${op.table} ${op.set} { ${elementsText(op.elements, op.op === "add")} }`);
+      return;
+    default:
+      assertNever(op);
+  }
+}
+
+function renderTable(table: Table, lines: string[]): void {
+  // "add" first makes the deletion succeed whether or not the table exists; all three are one transaction.
+  lines.push(`add table inet ${table.name}`, `delete table inet ${table.name}`, `add table inet ${table.name}`);
+  for (const set of table.sets) lines.push(setText(table.name, set));
+  for (const chain of table.chains) lines.push(`add chain inet ${table.name} ${chain.name}${hookText(chain)}`);
+  for (const chain of table.chains) renderRules(table.name, chain, lines);
+}
+
+function setText(table: string, set: SetSpec): string {
+  const byExpression = set.key.includes("u32");
+  const names = byExpression ? TYPEOF : TYPES;
+  const types = (list: readonly AtomType[]) => list.map((t) => names[t]).join(" . ");
+  let type = `${byExpression ? "typeof" : "type"} ${types(set.key)}`;
+  if (set.value) type += ` : ${set.value === "verdict" ? "verdict" : types(set.value)}`;
+  const flags = [...(set.interval ? ["interval"] : []), ...(set.learned === undefined ? [] : ["dynamic", "timeout"])];
+  if (flags.length > 0) type += ` ; flags ${flags.join(",")}`;
+  if (set.learned !== undefined) type += ` ; size ${set.learned}`;
+  return `add ${set.value ? "map" : "set"} inet ${table} ${set.name} { ${type} ; }`;
+}
+
+function hookText(chain: Chain): string {
+  if (!chain.hook) return "";
+  const { type, at, priority } = chain.hook;
+  return ` { type ${type} hook ${at} priority ${priority} ; policy accept ; }`;
+}
+
+function elementsText(elements: readonly Element[], withValues: boolean): string {
+  return elements.map((e) => {
+    const key = e.key.map((atom) => quoteName(atom)).join(" . ");
+    return withValues && e.value !== undefined ? `${key} : ${elementValue(e.value)}` : key;
+  }).join(", ");
+}
+
+/** Interface names may look like anything; addresses, protocols and numbers are taken as they are. */
+function quoteName(atom: string | number): string {
+  return typeof atom === "string" && !/^[0-9a-fA-F:.]+(\/\d+)?$|^(tcp|udp)$/.test(atom) ? `"${atom}"` : String(atom);
+}
+
+function renderRules(table: string, chain: Chain, lines: string[]): void {
+  const tag = chainTag(chain);
+  for (const rule of chain.rules) {
+    lines.push(`add rule inet ${table} ${chain.name} ${ruleText(rule)} comment "${tag}"`);
+  }
+}
+
+/** One rule without its comment. */
+export function ruleText(rule: Rule): string {
+  const parts: string[] = [];
+  const family = rule.family;
+  // Only rules that would not name the family by themselves need it said.
+  if (family !== undefined && !mentionsFamily(rule)) parts.push(`meta nfproto ipv${family}`);
+  for (const match of rule.match) parts.push(matchText(match, family));
+  parts.push(actionText(rule.action, family));
+  return parts.join(" ");
+}
+
+function mentionsFamily(rule: Rule): boolean {
+  const action = rule.action;
+  const fields: (Field | Pick)[] = rule.match.flatMap((m): Field[] =>
+    "fields" in m ? [...m.fields] : "field" in m ? [m.field] : []
+  );
+  if (typeof action === "object") {
+    if ("dnat" in action) return true;
+    if ("vmap" in action) fields.push(...action.vmap);
+    if ("learn" in action) fields.push(...action.learn);
+  }
+  return fields.some((f) => f === "saddr" || f === "daddr");
+}
+
+function matchText(match: Match, family: Family | undefined): string {
+  if ("fields" in match) return `${match.fields.map((f) => fieldText(f, family)).join(" . ")} @${match.in}`;
+  if ("state" in match) return match.state === "dnat" ? "ct status dnat" : "fib daddr type local";
+  const value = "is" in match ? match.is : match.isNot;
+  return `${fieldText(match.field, family)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
+}
+
+function actionText(action: Action, family: Family | undefined): string {
+  if (typeof action === "string") return action;
+  if ("jump" in action) return `jump ${action.jump}`;
+  if ("goto" in action) return `goto ${action.goto}`;
+  if ("reject" in action) {
+    return action.reject === "reset" ? "reject with tcp reset" : "reject with icmpx type port-unreachable";
+  }
+  if ("vmap" in action) return `${action.vmap.map((f) => fieldText(f, family)).join(" . ")} vmap @${action.map}`;
+  if ("learn" in action) {
+    const key = action.learn.map((f) => fieldText(f, family)).join(" . ");
+    const value = action.value.map((f) => fieldText(f, family)).join(" . ");
+    return `update @${action.map} { ${key} timeout ${action.seconds}s : ${value} }`;
+  }
+  const key = action.dnat.map((part) => typeof part === "string" ? fieldText(part, family) : pickText(part, family));
+  return `dnat ${familyText(family)} to ${key.join(" . ")} map @${action.map}`;
+}
+
+function pickText(pick: Pick, family: Family | undefined): string {
+  switch (pick.pick) {
+    case "turn":
+      return `numgen inc mod ${pick.mod}`;
+    case "random":
+      return `numgen random mod ${pick.mod}`;
+    case "source":
+      return `jhash ${familyText(family)} saddr mod ${pick.mod} seed 0x${pick.seed.toString(16)}`;
+  }
+}
+
+function fieldText(field: Field, family: Family | undefined): string {
+  switch (field) {
+    case "saddr":
+    case "daddr":
+      return `${familyText(family)} ${field}`;
+    case "proto":
+      return "meta l4proto";
+    case "dport":
+      return "th dport";
+    case "iifname":
+    case "oifname":
+      return field;
+    case "ct-daddr":
+      return `ct original ${familyText(family)} daddr`;
+    case "ct-dport":
+      return "ct original proto-dst";
+    default:
+      return assertNever(field);
+  }
+}
+
+function familyText(family: Family | undefined): string {
+  return family === 6 ? "ip6" : "ip";
+}
+
+/** The text nft and we use for one element's key in messages. */
+export function describeElement(element: Element): string {
+  return `${elementKey(element.key)}${element.value === undefined ? "" : ` : ${elementValue(element.value)}`}`;
+}

@@ -1,0 +1,99 @@
+/**
+ * The one interface between plans and the kernel's packet rules. {@link RuleWriter} is what forwarding uses;
+ * {@link KernelRules} is what a back end implements: send operations as one transaction, read tables back.
+ */
+import { diffRulesets, diffState, type Operation } from "./diff.ts";
+import { AGENT_TABLE, type Hook, type Ruleset, type SetSpec, TABLE } from "./ruleset.ts";
+
+/** What the kernel holds of one of our tables. */
+export interface TableState {
+  /** Set name → element key text → element value text. Learned sets are listed as empty. */
+  readonly sets: ReadonlyMap<string, ReadonlyMap<string, string>>;
+  /** Chain name → hook and the tag of each rule, in order; "" for a rule that carries none (a foreign one). */
+  readonly chains: ReadonlyMap<string, { readonly hook?: Hook; readonly tags: readonly string[] }>;
+}
+
+/** Our tables as they are now; a table that does not exist is absent. */
+export type RulesState = ReadonlyMap<string, TableState>;
+
+export interface KernelRules {
+  readonly kind: "netlink" | "nft" | "memory";
+  /** Whether owned tables end by themselves when the agent's process ends. */
+  readonly ownsTables: boolean;
+  /** Applies all operations or none. Throws MeshError KERNEL. */
+  commit(operations: readonly Operation[]): Promise<void>;
+  /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
+  list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
+  /** Lets go of descriptors (and, where `ownsTables`, of owned tables); rules of persistent tables stay. */
+  close(): void;
+}
+
+export interface ApplyResult {
+  /** Changes sent to the kernel; 0 when nothing had to change. */
+  readonly operations: number;
+}
+
+/** Calls must not overlap: whoever uses a writer waits for one call before the next. */
+export class RuleWriter {
+  readonly #kernel: KernelRules;
+  #applied: Ruleset | undefined;
+
+  constructor(kernel: KernelRules) {
+    this.#kernel = kernel;
+  }
+
+  get kind(): KernelRules["kind"] {
+    return this.#kernel.kind;
+  }
+
+  get ownsTables(): boolean {
+    return this.#kernel.ownsTables;
+  }
+
+  /**
+   * Makes the kernel hold exactly this ruleset, in one transaction. The first time, and when somebody else has changed
+   * our tables meanwhile, the difference is taken from the kernel's own listing, so that what is right stays untouched.
+   * Throws MeshError KERNEL; the kernel then holds what it held before.
+   */
+  async apply(ruleset: Ruleset): Promise<ApplyResult> {
+    if (this.#applied) {
+      const operations = diffRulesets(this.#applied, ruleset);
+      try {
+        return await this.#commit(operations, ruleset);
+      } catch {
+        // A change that does not fit what the kernel holds: the listing below tells what it does hold.
+      }
+    }
+    return await this.#commit(diffState(await this.list(ruleset), ruleset), ruleset);
+  }
+
+  /** Reads our tables back. Throws MeshError KERNEL. */
+  list(ruleset: Ruleset | undefined = this.#applied): Promise<RulesState> {
+    const declared = (name: string) => ruleset?.tables.find((t) => t.name === name)?.sets ?? [];
+    return this.#kernel.list(new Map([TABLE, AGENT_TABLE].map((name) => [name, declared(name)])));
+  }
+
+  /** Compares the kernel with what was applied last and undoes foreign changes. Throws MeshError KERNEL. */
+  async repair(): Promise<ApplyResult> {
+    if (!this.#applied) return { operations: 0 };
+    return await this.#commit(diffState(await this.list(), this.#applied), this.#applied);
+  }
+
+  /** Deletes our tables: all, or only the agent-bound one. A table that is absent already is no error. */
+  async remove(which: "all" | "agent"): Promise<void> {
+    const names = which === "all" ? [AGENT_TABLE, TABLE] : [AGENT_TABLE];
+    this.#applied = undefined;
+    await this.#kernel.commit(names.map((name) => ({ op: "delete-table", name })));
+  }
+
+  /** Lets go of descriptors; rules of persistent tables stay. */
+  close(): void {
+    this.#kernel.close();
+  }
+
+  async #commit(operations: readonly Operation[], ruleset: Ruleset): Promise<ApplyResult> {
+    if (operations.length > 0) await this.#kernel.commit(operations);
+    this.#applied = ruleset;
+    return { operations: operations.length };
+  }
+}
