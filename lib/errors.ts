@@ -88,6 +88,8 @@ export const REASONS = {
   UNSUPPORTED: 39,
   /** A program of the system that a command needs is not installed. */
   TOOL_MISSING: 40,
+  /** Another connection of the same node took this one's place. */
+  REPLACED: 41,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;

@@ -1,0 +1,220 @@
+/**
+ * The portable engine: a carrier over mutual TLS by node:tls with WebSocket framing directly after the handshake.
+ * Works on every leg that is a Duplex: a TCP socket or a channel through the server.
+ */
+import type { Duplex } from "node:stream";
+import type { TLSSocket } from "node:tls";
+import type { Clock } from "../../clock.ts";
+import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
+import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
+import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS } from "./engine.ts";
+import { batchPool } from "./pool.ts";
+import { secureClient, type SecureLeg, secureServer } from "./tls_handshake.ts";
+import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
+
+/** Bytes given to the TLS layer and not yet taken by the leg, above which {@link Carrier.send} says stop. */
+const HIGH_WATER = 2 * MAX_BATCH;
+/** Bytes left when it says go on: one batch, so that the leg never runs dry meanwhile. */
+const LOW_WATER = MAX_BATCH;
+/** Batches kept for a handler that is not there yet; see {@link Carrier.handler}. */
+const MAX_EARLY = 4 * MAX_BATCH;
+/** A pooled buffer for less would waste more than it saves. */
+const SMALL = 4096;
+/** How long a closed carrier waits for the other side to read our reason before the leg is cut. */
+const LINGER_MS = 1000;
+
+export interface PortableEngineOptions extends EngineOptions {
+  readonly clock: Clock;
+  /** See {@link HANDSHAKE_MS}. */
+  readonly handshakeMs?: number;
+}
+
+export class PortableEngine implements CarrierEngine<Duplex> {
+  readonly name = "portable";
+  readonly #options: PortableEngineOptions;
+
+  constructor(options: PortableEngineOptions) {
+    this.#options = options;
+  }
+
+  async connect(leg: Duplex, options: { readonly peer: string; readonly path: PathKind }): Promise<Carrier> {
+    const secure = await secureClient(leg, this.#handshake());
+    return this.#verified(leg, secure, options.path, options.peer);
+  }
+
+  async accept(leg: Duplex, options: { readonly path: PathKind }): Promise<Carrier> {
+    const secure = await secureServer(leg, this.#handshake());
+    return this.#verified(leg, secure, options.path, undefined);
+  }
+
+  #handshake() {
+    const { clock, handshakeMs, credentials } = this.#options;
+    return { credentials: credentials(), alpn: CARRIER_ALPN, clock, timeoutMs: handshakeMs ?? HANDSHAKE_MS };
+  }
+
+  #verified(leg: Duplex, secure: SecureLeg, path: PathKind, expected: string | undefined): Carrier {
+    const { socket, chain } = secure;
+    try {
+      if (chain.length === 0) throw new MeshError("CERT_UNTRUSTED", "The peer showed no certificate");
+      const peer = this.#options.verify(chain, expected);
+      if (expected !== undefined && peer.node !== expected) {
+        throw new MeshError("CERT_UNTRUSTED", `Asked for node ${expected}, but ${peer.node} answered`);
+      }
+      if (socket.destroyed) throw new MeshError("PEER_GONE", `Node ${peer.node} went away during verification`);
+      return new TlsCarrier({ leg, socket, peer, path, clock: this.#options.clock });
+    } catch (error) {
+      // The other side learns why, inside TLS: nobody else can read or forge it.
+      shut(this.#options.clock, leg, socket, codeOf(error));
+      throw error;
+    }
+  }
+}
+
+interface TlsCarrierParts {
+  readonly leg: Duplex;
+  readonly socket: TLSSocket;
+  readonly peer: PeerIdentity;
+  readonly path: PathKind;
+  readonly clock: Clock;
+}
+
+/** Where events go before the session takes the carrier: the setter of {@link TlsCarrier.handler} replays them. */
+const nobody: CarrierHandler = { onBatch() {}, onDrain() {}, onClose() {} };
+
+class TlsCarrier implements Carrier, FrameSink {
+  readonly peer: PeerIdentity;
+  readonly path: PathKind;
+  readonly #leg: Duplex;
+  readonly #socket: TLSSocket;
+  readonly #clock: Clock;
+  readonly #reader = new FrameReader(batchPool);
+  /** Written and not yet taken by the leg, oldest first; node:tls may read them until their callback. */
+  readonly #inFlight: Uint8Array[] = [];
+  #blocked = false;
+  #handler: CarrierHandler = nobody;
+  #early: Uint8Array[] | undefined = [];
+  #earlyBytes = 0;
+  #over = false;
+  /** Set when it ended before anybody listened. */
+  #ended: { readonly reason: ReasonCode | undefined } | undefined;
+
+  constructor(parts: TlsCarrierParts) {
+    this.peer = parts.peer;
+    this.path = parts.path;
+    this.#leg = parts.leg;
+    this.#socket = parts.socket;
+    this.#clock = parts.clock;
+    const socket = parts.socket;
+    // Read from the start: a paused TLS socket of Deno goes on decrypting into a buffer without bound.
+    socket.on("data", (chunk: Uint8Array) => this.#received(chunk));
+    socket.on("error", (error: Error) => this.#lost(error instanceof MeshError ? error.code : "PEER_GONE"));
+    parts.leg.on("error", (error: Error) => this.#lost(error instanceof MeshError ? error.code : "PEER_GONE"));
+    socket.once("end", () => this.#lost("PEER_GONE"));
+    socket.once("close", () => this.#lost("PEER_GONE"));
+  }
+
+  get handler(): CarrierHandler {
+    return this.#handler;
+  }
+
+  set handler(handler: CarrierHandler) {
+    this.#handler = handler;
+    // From the queue, not from inside the setter: the session is still in the middle of taking the carrier.
+    if (this.#early !== undefined || this.#ended !== undefined) queueMicrotask(() => this.#replay());
+  }
+
+  send(batch: Uint8Array): boolean {
+    if (this.#over) return false;
+    const buffer = batch.length > SMALL ? batchPool.take() : new Uint8Array(batch.length + 4);
+    const header = encodeHeader(buffer, batch.length);
+    buffer.set(batch, header);
+    const size = header + batch.length;
+    this.#inFlight.push(buffer);
+    this.#socket.write(size === buffer.length ? buffer : buffer.subarray(0, size), this.#written);
+    if (this.#socket.writableLength < HIGH_WATER) return true;
+    this.#blocked = true;
+    return false;
+  }
+
+  close(reason: ReasonCode): void {
+    if (this.#over) return;
+    this.#stop();
+    shut(this.#clock, this.#leg, this.#socket, reason);
+  }
+
+  onMessage(message: Uint8Array): void {
+    if (this.#early === undefined) return this.#handler.onBatch(message);
+    this.#earlyBytes += message.length;
+    if (this.#earlyBytes > MAX_EARLY) throw new MeshError("LIMIT", "Batches came faster than the session was ready");
+    this.#early.push(message.slice());
+  }
+
+  onClose(reason: ReasonCode | undefined): void {
+    // SHUTDOWN is the reason of an orderly end: to the session it is an end without a fault.
+    this.#lost(reason === "SHUTDOWN" ? undefined : reason ?? undefined);
+  }
+
+  readonly #written = (error?: Error | null): void => {
+    const buffer = this.#inFlight.shift();
+    if (error || buffer === undefined) return;
+    if (buffer.length > SMALL + 4) batchPool.give(buffer);
+    if (!this.#blocked || this.#over || this.#socket.writableLength > LOW_WATER) return;
+    this.#blocked = false;
+    this.#handler.onDrain();
+  };
+
+  #received(chunk: Uint8Array): void {
+    if (this.#over) return;
+    try {
+      this.#reader.push(chunk, this);
+    } catch (error) {
+      if (this.#over) return;
+      const code = codeOf(error);
+      shut(this.#clock, this.#leg, this.#socket, code);
+      this.#lost(code);
+    }
+  }
+
+  #replay(): void {
+    const early = this.#early;
+    this.#early = undefined;
+    for (const batch of early ?? []) {
+      if (this.#over && this.#ended === undefined) return;
+      this.#handler.onBatch(batch);
+    }
+    const ended = this.#ended;
+    this.#ended = undefined;
+    if (ended) this.#handler.onClose(ended.reason);
+  }
+
+  #lost(reason: ReasonCode | undefined): void {
+    if (this.#over) return;
+    this.#stop();
+    // A carrier that broke is cut with RST where the leg can: a FIN would hold its ports for a later attempt.
+    abort(this.#leg, this.#socket);
+    if (this.#early !== undefined) this.#ended = { reason };
+    else this.#handler.onClose(reason);
+  }
+
+  #stop(): void {
+    this.#over = true;
+    this.#reader.end();
+  }
+}
+
+/** Tells the other side why, then ends the leg: at once when it is dead anyway, else after a moment to be read. */
+function shut(clock: Clock, leg: Duplex, socket: TLSSocket, reason: ReasonCode): void {
+  if (socket.destroyed || reason === "PEER_GONE" || reason === "TIMEOUT") return abort(leg, socket);
+  const cancel = clock.timer(LINGER_MS, () => abort(leg, socket));
+  socket.once("close", cancel);
+  socket.on("error", () => abort(leg, socket));
+  socket.resume();
+  socket.end(encodeClose(reason));
+}
+
+function abort(leg: Duplex, socket: TLSSocket): void {
+  socket.destroy();
+  const reset = (leg as { resetAndDestroy?: () => void }).resetAndDestroy;
+  if (reset && !leg.destroyed) reset.call(leg);
+  else leg.destroy();
+}

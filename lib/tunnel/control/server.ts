@@ -1,0 +1,287 @@
+/**
+ * The server's side of all control connections: who is connected, what each is told, and the relay between them.
+ * Policy comes in as functions (who may connect, see whom, join, renew); this is the shell around
+ * relay/switch.ts and control/message.ts.
+ */
+import type { WebSocket } from "ws";
+import type { CancelTimer, Clock } from "../../clock.ts";
+import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
+import type { Logger } from "../../log.ts";
+import type { IpPort } from "../../net.ts";
+import type { PeerIdentity } from "../carrier.ts";
+import type { TlsCredentials } from "../carriers/engine.ts";
+import { type RelayLimits, type RelayOptions, type RelayStats, RelaySwitch } from "../relay/switch.ts";
+import { AgentLink, type AgentStats } from "./agent_link.ts";
+import { type DoorLimits, FrontDoor, type JoinAnswer } from "./front_door.ts";
+import { CONTROL_VERSION, type ControlMessage, encodeControl, MAX_PEERS } from "./message.ts";
+import { type ReplaceGuard, replaceGuard } from "./replace_guard.ts";
+
+/** Presence changes within this time are told together: a restart of the server brings everybody at once. */
+const PRESENCE_MS = 50;
+/** How often silent connections are looked for. */
+const SWEEP_MS = 5_000;
+/** An agent pings every 15 s; one that was silent for three of them is gone. */
+const SILENT_MS = 45_000;
+/** Agents one server takes; a connection costs about 60 KB. */
+const MAX_AGENTS = 4096;
+
+export interface ControlServerOptions {
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** This server's own name and the product's version. */
+  readonly name: string;
+  readonly version: string;
+  credentials(): TlsCredentials;
+  /** A certificate chain in DER → the node it proves. Throws MeshError. */
+  verify(chain: readonly Uint8Array[]): PeerIdentity;
+  /** Answers `POST /v1/join`. */
+  join(body: Uint8Array, source: string): Promise<JoinAnswer>;
+  /** Issues a certificate (PEM chain) for a connected agent's request. Rejects with MeshError; its text is shown. */
+  renew(peer: PeerIdentity, request: Uint8Array): Promise<string>;
+  /** The current revocation list, as JSON value. */
+  revocations(): unknown;
+  /** Whether a node was ever enrolled: decides between PEER_OFFLINE and UNKNOWN_NODE. */
+  isKnown?(node: string): boolean;
+  /** Whether a node may see and reach another one; default: all may. */
+  maySee?(viewer: string, node: string): boolean;
+  /** What WELCOME carries as `config`. */
+  config?(node: string): Readonly<Record<string, unknown>>;
+  /** An agent is ready (after its HELLO), also when it replaced an older connection of the same node. */
+  onAgent?(node: string): void;
+  onAgentGone?(node: string, reason: ReasonCode): void;
+  /** One metadata message from an agent. */
+  onMeta?(node: string, message: Uint8Array): void;
+  /** The agent's metadata queue is empty again. */
+  onMetaDrain?(node: string): void;
+  readonly limits?: {
+    readonly agents?: number;
+    readonly door?: Partial<DoorLimits>;
+    readonly relay?: Partial<RelayLimits>;
+  };
+  /** See RelayOptions.tap. */
+  readonly tap?: RelayOptions["tap"];
+}
+
+export interface ControlServerStats {
+  readonly agents: readonly AgentStats[];
+  readonly pending: number;
+  readonly turnedAway: number;
+  readonly relay: RelayStats;
+}
+
+export class ControlServer {
+  readonly #options: ControlServerOptions;
+  readonly #door: FrontDoor;
+  readonly #relay: RelaySwitch;
+  readonly #links = new Map<number, AgentLink>();
+  readonly #ready = new Map<string, AgentLink>();
+  readonly #guard: ReplaceGuard;
+  #nextId = 1;
+  #changed = new Set<string>();
+  #cancelPresence: CancelTimer | undefined;
+  #cancelSweep: CancelTimer | undefined;
+  #closing = false;
+
+  constructor(options: ControlServerOptions) {
+    this.#options = options;
+    this.#guard = replaceGuard(options.clock);
+    this.#door = new FrontDoor({
+      clock: options.clock,
+      log: options.log,
+      credentials: options.credentials,
+      verify: options.verify,
+      join: options.join,
+      refusal: (peer) => this.#refusal(peer),
+      onAgent: (ws, peer, observed) => this.#arrived(ws, peer, observed),
+      ...(options.limits?.door ? { limits: options.limits.door } : {}),
+    });
+    this.#relay = new RelaySwitch({
+      emit: (line, frame) => this.#links.get(line)?.send(frame) ?? true,
+      refusal: (from, to) => this.#relayRefusal(from, to),
+      ...(options.limits?.relay ? { limits: options.limits.relay } : {}),
+      ...(options.tap ? { tap: options.tap } : {}),
+    });
+  }
+
+  /** Binds the port; agents can connect from then on. Rejects with MeshError KERNEL. */
+  async listen(at: IpPort): Promise<IpPort> {
+    const bound = await this.#door.listen(at);
+    this.#sweepLater();
+    return bound;
+  }
+
+  /** Tells every agent to go, and closes. */
+  async close(): Promise<void> {
+    this.#closing = true;
+    this.#cancelSweep?.();
+    this.#cancelPresence?.();
+    for (const link of [...this.#links.values()]) link.goAway("SHUTDOWN", `server ${this.#options.name} stops`);
+    await this.#door.close();
+  }
+
+  /** Queues a metadata message. False: not connected, or wait for `onMetaDrain`. Throws MeshError LIMIT; see MetaSender. */
+  sendMeta(node: string, message: Uint8Array): boolean {
+    return this.#ready.get(node)?.sendMeta(message) ?? false;
+  }
+
+  /** Sends the current revocation list to everybody, and ends connections whose node `revoked` names. */
+  pushRevocations(revoked: (peer: PeerIdentity) => boolean): void {
+    const list = this.#options.revocations();
+    for (const link of [...this.#links.values()]) {
+      if (revoked(link.peer)) link.goAway("REVOKED", `node ${link.peer.node} was revoked`);
+      else if (link.ready) link.tell({ type: "revocations", list });
+    }
+  }
+
+  /** Whether an agent is connected and ready. */
+  online(node: string): boolean {
+    return this.#ready.has(node);
+  }
+
+  stats(): ControlServerStats {
+    return {
+      agents: [...this.#ready.values()].map((link) => link.stats()),
+      pending: this.#door.pending,
+      turnedAway: this.#door.turnedAway,
+      relay: this.#relay.stats(),
+    };
+  }
+
+  #refusal(peer: PeerIdentity): MeshError | undefined {
+    if (this.#closing) return new MeshError("SHUTDOWN", "This server is stopping");
+    if (this.#links.size >= (this.#options.limits?.agents ?? MAX_AGENTS)) {
+      return new MeshError("LIMIT", `This server has its ${this.#links.size} agents already`);
+    }
+    const waitMs = this.#ready.has(peer.node) ? this.#guard.waitMs(peer.node) : 0;
+    if (waitMs === 0) return undefined;
+    return new MeshError("LIMIT", `Node ${peer.node} connects again and again; two machines may have the same name`);
+  }
+
+  #relayRefusal(from: string, to: string): ReasonCode | undefined {
+    if (this.#options.maySee && !this.#options.maySee(from, to)) return "UNKNOWN_NODE";
+    if (this.#relay.online(to)) return undefined;
+    return this.#options.isKnown && !this.#options.isKnown(to) ? "UNKNOWN_NODE" : undefined;
+  }
+
+  #arrived(ws: WebSocket, peer: PeerIdentity, observed: IpPort): void {
+    const id = this.#nextId++;
+    const { clock, log } = this.#options;
+    const link = new AgentLink({
+      clock,
+      ws,
+      peer,
+      observed,
+      onHello: (hello) => this.#hello(id, link, hello.protocol),
+      onChannel: (frame) => this.#relay.receive(id, frame, clock.now()),
+      onRenew: (renewId, request) => this.#renew(peer, renewId, request),
+      onMeta: (message) => this.#options.onMeta?.(peer.node, message),
+      onMetaDrain: () => this.#options.onMetaDrain?.(peer.node),
+      onRelayDrain: () => this.#relay.drained(id),
+      onClose: (reason, error) => this.#gone(id, link, reason, error),
+    });
+    this.#links.set(id, link);
+    log.debug("agent connected", { node: peer.node, from: observed.ip });
+  }
+
+  #hello(id: number, link: AgentLink, protocol: number): void {
+    const { peer } = link;
+    if (protocol !== CONTROL_VERSION) {
+      return link.goAway("VERSION", `server speaks control version ${CONTROL_VERSION}, not ${protocol}`);
+    }
+    const older = this.#ready.get(peer.node);
+    this.#ready.set(peer.node, link);
+    this.#relay.connect(id, peer.node);
+    link.tell({
+      type: "welcome",
+      protocol: CONTROL_VERSION,
+      server: this.#options.name,
+      version: this.#options.version,
+      time: Math.floor(this.#options.clock.wall()),
+      observed: link.observed,
+      config: this.#options.config?.(peer.node) ?? {},
+    });
+    link.tell({ type: "revocations", list: this.#options.revocations() });
+    for (const message of this.#everybody(peer.node)) link.tell(message);
+    if (older) {
+      this.#guard.replaced(peer.node);
+      this.#options.log.info("agent connected anew, older connection closed", { node: peer.node });
+      older.goAway("REPLACED", `node ${peer.node} connected again from ${link.observed.ip}`);
+    } else {
+      this.#options.log.info("agent online", { node: peer.node, from: link.observed.ip });
+      this.#tellSoon(peer.node);
+    }
+    this.#options.onAgent?.(peer.node);
+  }
+
+  #gone(id: number, link: AgentLink, reason: ReasonCode, error: unknown): void {
+    this.#links.delete(id);
+    this.#relay.disconnect(id);
+    const { node } = link.peer;
+    if (error !== undefined) this.#options.log.warn("agent cut off", { node, reason, error: describe(error) });
+    if (this.#ready.get(node) !== link) return;
+    this.#ready.delete(node);
+    this.#options.log.info("agent offline", { node, reason });
+    if (!this.#closing) this.#tellSoon(node);
+    this.#options.onAgentGone?.(node, reason);
+  }
+
+  async #renew(peer: PeerIdentity, id: number, request: Uint8Array): Promise<ControlMessage> {
+    try {
+      return { type: "renewed", id, certificate: await this.#options.renew(peer, request) };
+    } catch (error) {
+      this.#options.log.warn("renewal refused", { node: peer.node, error: describe(error) });
+      const message = error instanceof MeshError ? error.message : "internal error";
+      return { type: "renewRefused", id, code: codeOf(error), message };
+    }
+  }
+
+  /** The whole presence as one viewer may see it, in messages of allowed size. */
+  *#everybody(viewer: string): Iterable<ControlMessage> {
+    const online = [...this.#ready.keys()].filter((node) => this.#sees(viewer, node));
+    yield { type: "peers", full: true, online: online.slice(0, MAX_PEERS), offline: [] };
+    for (let i = MAX_PEERS; i < online.length; i += MAX_PEERS) {
+      yield { type: "peers", full: false, online: online.slice(i, i + MAX_PEERS), offline: [] };
+    }
+  }
+
+  #sees(viewer: string, node: string): boolean {
+    return viewer !== node && (this.#options.maySee?.(viewer, node) ?? true);
+  }
+
+  #tellSoon(node: string): void {
+    this.#changed.add(node);
+    this.#cancelPresence ??= this.#options.clock.timer(PRESENCE_MS, () => {
+      this.#cancelPresence = undefined;
+      this.#tellChanges();
+    });
+  }
+
+  #tellChanges(): void {
+    const changed = [...this.#changed].slice(0, MAX_PEERS);
+    for (const node of changed) this.#changed.delete(node);
+    // Without scoping everybody is told the same (their own name included, which they skip): encoded once.
+    const all = this.#options.maySee ? undefined : encodeControl(this.#change(changed));
+    for (const link of this.#ready.values()) {
+      const { node } = link.peer;
+      if (all) link.send(all);
+      else {
+        const seen = changed.filter((other) => this.#sees(node, other));
+        if (seen.length > 0) link.tell(this.#change(seen));
+      }
+    }
+    if (this.#changed.size > 0) this.#tellSoon(this.#changed.values().next().value!);
+  }
+
+  #change(nodes: readonly string[]): ControlMessage {
+    const online = nodes.filter((node) => this.#ready.has(node));
+    return { type: "peers", full: false, online, offline: nodes.filter((node) => !this.#ready.has(node)) };
+  }
+
+  #sweepLater(): void {
+    this.#cancelSweep = this.#options.clock.timer(SWEEP_MS, () => {
+      const now = this.#options.clock.now();
+      for (const link of [...this.#links.values()]) link.checkSilence(now, SILENT_MS);
+      this.#sweepLater();
+    });
+  }
+}
