@@ -48,7 +48,7 @@ export interface MeshStream {
   /** Replaced by the owner as the connection moves through its stages. */
   handler: StreamHandler;
   /**
-   * Fills `into` from its beginning. Returns the count; 0 = the other side closed its direction (every later read
+   * Fills `into`, which must not be empty, from its beginning. Returns the count; 0 = the other side closed its direction (every later read
    * returns 0 too); {@link WOULD_BLOCK} = nothing now. Not reading is how a consumer slows the producer down.
    */
   read(into: Uint8Array): number;

@@ -3,7 +3,7 @@
  * forwarding use in place of sockets. Callbacks are delivered from a queue that the test drains, so an owner is
  * never called from inside its own call.
  */
-import type { ReasonCode } from "./errors.ts";
+import { MeshError, type ReasonCode } from "./errors.ts";
 import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "./net.ts";
 
 export { idleHandler };
@@ -35,6 +35,17 @@ export function memoryPair(scheduler: MemoryScheduler, capacity = 65536): readon
   return [a, b];
 }
 
+/** A stream whose dial fails with `reason`: its handler hears of it when the scheduler runs, and of nothing else. */
+export function refusedStream(scheduler: MemoryScheduler, handler: StreamHandler, reason: ReasonCode): MemoryStream {
+  const stream = new MemoryStream(scheduler, 1);
+  const nobody = new MemoryStream(scheduler, 1);
+  stream.handler = handler;
+  stream.connect(nobody);
+  nobody.connect(stream);
+  nobody.reset(reason);
+  return stream;
+}
+
 export class MemoryStream implements MeshStream {
   handler: StreamHandler = idleHandler;
   readonly #scheduler: MemoryScheduler;
@@ -47,6 +58,8 @@ export class MemoryStream implements MeshStream {
   #wroteEnd = false;
   #sawEnd = false;
   #over = false;
+  /** The owner gave the stream up: it hears nothing more, not even the end that was under way. */
+  #silent = false;
   #wantRead = true;
   #wantWrite = false;
 
@@ -64,6 +77,7 @@ export class MemoryStream implements MeshStream {
   }
 
   read(into: Uint8Array): number {
+    if (into.length === 0) throw new MeshError("INTERNAL", "Cannot read into an empty buffer");
     if (this.#over) return 0;
     if (this.#used === 0) {
       if (this.#ended) {
@@ -94,11 +108,13 @@ export class MemoryStream implements MeshStream {
   closeWrite(): void {
     if (this.#over || this.#wroteEnd) return;
     this.#wroteEnd = true;
+    this.#wantWrite = false;
     this.#peer!.#end();
     this.#finish();
   }
 
   reset(code: ReasonCode): void {
+    this.#silent = true;
     if (this.#over) return;
     this.#over = true;
     const peer = this.#peer!;
@@ -148,6 +164,8 @@ export class MemoryStream implements MeshStream {
   #finish(): void {
     if (!this.#wroteEnd || !this.#sawEnd || this.#over) return;
     this.#over = true;
-    this.#scheduler.later(() => this.handler.onClose(undefined));
+    this.#scheduler.later(() => {
+      if (!this.#silent) this.handler.onClose(undefined);
+    });
   }
 }

@@ -21,6 +21,7 @@ import type { Fd } from "./ffi.ts";
 import { Poller } from "./poller.ts";
 import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
+import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
 import { SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
 import { setStreamOptions, TcpListener } from "./tcp_listener.ts";
 import { dialReason, STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
@@ -43,6 +44,7 @@ export class EpollLoop implements Loop {
   readonly #streams: StreamKit;
   readonly #log: Logger;
   #udp: UdpKit | undefined;
+  #splices: SpliceKit | undefined;
 
   private constructor(options: EpollLoopOptions) {
     this.#log = options.log;
@@ -99,9 +101,20 @@ export class EpollLoop implements Loop {
     return stream.takeFd();
   }
 
+  /**
+   * Moves all bytes between two streams inside the kernel until both are over. The loop owns them from here on.
+   * Undefined, with nothing done, when one of them is no socket of a loop: the caller copies then.
+   */
+  splice(a: MeshStream, b: MeshStream, options: SpliceOptions): Splice | undefined {
+    if (!(a instanceof TcpStream) || !(b instanceof TcpStream)) return undefined;
+    this.#splices ??= new SpliceKit(this.#ops.c, this.#poller);
+    return new Splice(this.#splices, [a, b], options);
+  }
+
   close(): void {
     if (this.#poller.closed) return;
     this.#poller.close();
+    this.#splices?.close();
     this.#deadlines.close();
     this.#udp?.free();
     this.#streams.free();
