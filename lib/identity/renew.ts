@@ -1,5 +1,5 @@
-/** When certificates are renewed. Pure: the agent and the server drive it with their own clocks. */
-import type { WallMs } from "../clock.ts";
+/** When certificates are renewed: a pure schedule, and the loop that agents and servers run over it. */
+import type { CancelTimer, Clock, WallMs } from "../clock.ts";
 
 /** Certificates are renewed after this part of their life, give or take {@link JITTER} of it (design §2). */
 const RENEW_AT = 2 / 3;
@@ -9,6 +9,11 @@ const JITTER = 0.05;
 const RETRY_MS = 30_000;
 /** A day's certificate leaves 8 hours after the first try: at least 30 more tries. */
 const MAX_RETRY_MS = 15 * 60_000;
+
+/** Between a success and the next try, whatever the dates say: a clock that is far ahead must not make a storm. */
+const MIN_INTERVAL_MS = 60_000;
+/** Sleeps are cut into pieces of this length, so that a clock that was set, or a machine that slept, is noticed soon. */
+const MAX_SLEEP_MS = 10 * 60_000;
 
 export interface RenewalSituation {
   readonly notBefore: WallMs;
@@ -29,4 +34,46 @@ export function renewalDelay(s: RenewalSituation): number {
   const life = s.notAfter - s.notBefore;
   const due = s.notBefore + life * (RENEW_AT + JITTER * (2 * s.random - 1));
   return Math.max(0, due - s.now);
+}
+
+export interface Renewable {
+  readonly clock: Clock;
+  /** The certificate in use. */
+  certificate(): { readonly notBefore: WallMs; readonly notAfter: WallMs };
+  now(): WallMs;
+  /** Gets and installs a new certificate; rejects when that is not possible now. */
+  renew(): Promise<void>;
+  onFailure(error: unknown, failures: number): void;
+}
+
+/** Renews a certificate in time, again and again, until what it returns is called. */
+export function keepFresh(what: Renewable): CancelTimer {
+  let stopped = false;
+  let failures = 0;
+  let random = Math.random();
+  let triedAt = -Infinity;
+  let cancel: CancelTimer = () => {};
+  const arm = () => {
+    const full = renewalDelay({ ...what.certificate(), now: what.now(), failures, random });
+    const sinceTry = what.clock.now() - triedAt;
+    const delay = failures > 0 ? Math.max(0, full - sinceTry) : Math.max(full, MIN_INTERVAL_MS - sinceTry);
+    cancel = what.clock.timer(Math.min(delay, MAX_SLEEP_MS), delay <= MAX_SLEEP_MS ? renew : arm);
+  };
+  const renew = async () => {
+    triedAt = what.clock.now();
+    try {
+      await what.renew();
+      failures = 0;
+    } catch (e) {
+      failures++;
+      what.onFailure(e, failures);
+    }
+    random = Math.random();
+    if (!stopped) arm();
+  };
+  arm();
+  return () => {
+    stopped = true;
+    cancel();
+  };
 }

@@ -4,6 +4,13 @@
  * the bytes first, so a peer could show the TLS library garbage and us somebody else's certificate.
  */
 
+/** What a TLS endpoint shows and proves itself with. */
+export interface TlsMaterial {
+  readonly keyPem: string;
+  /** Leaf, intermediates, and on servers the authorities: a joining agent finds the pinned one there. */
+  readonly certPem: string;
+}
+
 /** What is used of node:tls's TLSSocket; stated as a shape so that only carriers import node:tls. */
 export interface PeerCertificateSource {
   getPeerCertificate(detailed: true): unknown;

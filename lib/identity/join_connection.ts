@@ -1,0 +1,207 @@
+/**
+ * The one connection on which nothing is known yet but the pin. TLS without the library's own judgement of names and
+ * dates; the server's chain must lead to the pinned authority and say that it is a server, before a byte is sent.
+ */
+import type { IncomingMessage } from "node:http";
+import { Buffer } from "node:buffer";
+import type { TLSSocket } from "node:tls";
+import type { CancelTimer, Clock } from "../clock.ts";
+import { MeshError } from "../errors.ts";
+import { MAX_REPLY_BYTES } from "./messages.ts";
+import { type Certificate, parsePem, toPem } from "./certificate.ts";
+import { parseAuthorityUri } from "./names.ts";
+import { pinnedAuthority } from "./pin.ts";
+import { Revocations } from "./revocation.ts";
+import { TrustedTime } from "./time.ts";
+import { peerChain } from "./tls_peer.ts";
+import { checkPath, DEFAULT_GRACE_MS, parseChain, type VerifiedPeer, verifyPeer } from "./trust.ts";
+
+export interface PinnedConnection {
+  /** The server, verified against the pin. */
+  readonly server: VerifiedPeer;
+  readonly trustDomain: string;
+  /** Posts JSON and gives the answer's text, whatever its status. One request per connection. */
+  post(path: string, body: string): Promise<string>;
+  close(): void;
+}
+
+export interface PinnedTarget {
+  /** `wss://host` or `wss://host:port`; `https` means the same. */
+  readonly url: string;
+  readonly pin: string;
+  readonly clock: Clock;
+  /** For the whole of connecting, and again for the request. */
+  readonly timeoutMs: number;
+}
+
+/** Connects and verifies. Throws SERVER_UNREACHABLE, PIN_MISMATCH, CERT_UNTRUSTED, CERT_EXPIRED, CONFIG_INVALID. */
+export async function connectPinned(target: PinnedTarget): Promise<PinnedConnection> {
+  const { host, port } = addressOf(target.url);
+  const socket = await handshake(target, { host, port });
+  try {
+    const { server, trustDomain } = judge(peerChain(socket), target);
+    return {
+      server,
+      trustDomain,
+      post: (path, body) => post(socket, { path, body, host: host + ":" + port, target }),
+      close: () => void socket.destroy(),
+    };
+  } catch (e) {
+    socket.destroy();
+    throw e;
+  }
+}
+
+function judge(
+  chainDer: readonly Uint8Array[],
+  target: PinnedTarget,
+): { server: VerifiedPeer; trustDomain: string } {
+  let chain: Certificate[];
+  try {
+    chain = parseChain(chainDer);
+  } catch {
+    chain = []; // Any public web server's chain: not of our kind, so the pin's sentence is the one that helps.
+  }
+  const authority = pinnedAuthority(chain, target.pin);
+  const trustDomain = authority.uris.map(parseAuthorityUri).find((d) => d !== undefined);
+  if (trustDomain === undefined) throw new MeshError("CERT_UNTRUSTED", "the pinned authority names no trust domain");
+  // Read anew from its own bytes, so that nothing of the handshake's list is trusted beyond this one.
+  const anchors = parsePem(toPem(authority));
+  try {
+    checkPath(chain, { anchors });
+  } catch (cause) {
+    throw new MeshError(
+      "PIN_MISMATCH",
+      "the server shows the pinned authority, but its own certificate is not from it",
+      {
+        cause,
+        hint: "something between this machine and the server is intercepting the connection",
+      },
+    );
+  }
+  const server = verifyPeer({
+    chainDer,
+    expected: { role: "server" },
+    trust: {
+      trustDomain,
+      anchors,
+      revocations: new Revocations(),
+      graceMs: DEFAULT_GRACE_MS,
+    },
+    now: new TrustedTime(target.clock).now(),
+  });
+  return { server, trustDomain };
+}
+
+async function handshake(target: PinnedTarget, at: { host: string; port: number }): Promise<TLSSocket> {
+  const [{ connect }, { isIP }] = await Promise.all([import("node:tls"), import("node:net")]);
+  const where = `${at.host}:${at.port}`;
+  return await withDeadline(
+    target,
+    `${where} did not complete a TLS handshake`,
+    (onTimeout) =>
+      new Promise((resolve, reject) => {
+        const socket = connect({
+          ...at,
+          ...(isIP(at.host) ? {} : { servername: at.host }),
+          minVersion: "TLSv1.3",
+          ALPNProtocols: ["http/1.1"],
+          rejectUnauthorized: false,
+        });
+        onTimeout(() => socket.destroy());
+        socket.once("secureConnect", () => {
+          socket.removeAllListeners("error");
+          socket.on("error", () => {}); // What happens later is told by the request.
+          resolve(socket);
+        });
+        socket.once("error", (cause) => {
+          socket.destroy();
+          reject(
+            new MeshError("SERVER_UNREACHABLE", `the server at ${where} could not be reached`, {
+              cause,
+              hint: "check the address and that the port is open from here, for example with `curl -vk https://" +
+                where + "/`",
+            }),
+          );
+        });
+      }),
+  );
+}
+
+interface Post {
+  readonly path: string;
+  readonly body: string;
+  readonly host: string;
+  readonly target: PinnedTarget;
+}
+
+async function post(socket: TLSSocket, p: Post): Promise<string> {
+  const { request } = await import("node:http");
+  return await withDeadline(p.target, `${p.host} did not answer`, (onTimeout) =>
+    new Promise((resolve, reject) => {
+      onTimeout(() => socket.destroy());
+      const bytes = Buffer.from(p.body);
+      const req = request({
+        createConnection: () => socket,
+        method: "POST",
+        path: p.path,
+        headers: {
+          "host": p.host,
+          "content-type": "application/json",
+          "content-length": bytes.length,
+          "connection": "close",
+        },
+      });
+      const fail = (cause: unknown) =>
+        reject(new MeshError("SERVER_UNREACHABLE", `the connection to ${p.host} broke during the join`, { cause }));
+      req.once("error", fail);
+      req.once("response", (res: IncomingMessage) => {
+        const chunks: Buffer[] = [];
+        let size = 0;
+        res.on("data", (chunk: Buffer) => {
+          size += chunk.length;
+          if (size <= MAX_REPLY_BYTES) return void chunks.push(chunk);
+          socket.destroy();
+          reject(new MeshError("LIMIT", `the answer of ${p.host} is larger than ${MAX_REPLY_BYTES} bytes`));
+        });
+        res.once("error", fail);
+        res.once("end", () => {
+          const type = res.headers["content-type"] ?? "";
+          if (type.startsWith("application/json")) return resolve(Buffer.concat(chunks).toString("utf8"));
+          reject(
+            new MeshError("PROTOCOL", `${p.host} answered ${res.statusCode} without JSON`, {
+              hint: "is this an edgemesh server of the same version?",
+            }),
+          );
+        });
+      });
+      req.end(bytes);
+    }));
+}
+
+/** Runs a step that `onTimeout` can end; rejects with SERVER_UNREACHABLE when it takes too long. */
+function withDeadline<T>(
+  target: PinnedTarget,
+  what: string,
+  step: (onTimeout: (end: () => void) => void) => Promise<T>,
+): Promise<T> {
+  let end = () => {};
+  let cancel: CancelTimer = () => {};
+  const deadline = new Promise<never>((_, reject) => {
+    cancel = target.clock.timer(target.timeoutMs, () => {
+      end();
+      reject(new MeshError("SERVER_UNREACHABLE", `${what} within ${target.timeoutMs / 1000} s`));
+    });
+  });
+  return Promise.race([step((f) => end = f), deadline]).finally(() => cancel());
+}
+
+function addressOf(url: string): { host: string; port: number } {
+  const parsed = URL.canParse(url) ? new URL(url) : undefined;
+  if (!parsed || !["wss:", "https:"].includes(parsed.protocol) || parsed.username || parsed.hostname === "") {
+    throw new MeshError("CONFIG_INVALID", `${JSON.stringify(url)} is not a server address`, {
+      hint: "use wss://HOST or wss://HOST:PORT",
+    });
+  }
+  return { host: parsed.hostname.replace(/^\[|\]$/g, ""), port: parsed.port === "" ? 443 : Number(parsed.port) };
+}
