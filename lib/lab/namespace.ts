@@ -1,0 +1,176 @@
+/**
+ * Network namespaces and the links between them. Links are made inside the namespaces, so the host's own namespace
+ * never has one, not even for a moment; rules, addresses and sysctls are set inside only.
+ */
+import { MeshError } from "../errors.ts";
+import { exec, execOk, type ExecOptions, type ExecResult } from "./exec.ts";
+import { type LabRecord, netnsName, register, removeLab, sweep } from "./registry.ts";
+import { requireTools } from "./tools.ts";
+
+/** One end of a veth pair. */
+export interface LinkEnd {
+  readonly ns: Namespace;
+  /** Interface name, at most 15 bytes. */
+  readonly ifname: string;
+}
+
+/** Several settings of one namespace, applied in this order by one process. */
+export interface NamespaceSetup {
+  /** `net.ipv4.ip_forward` → `1`. Names the kernel does not have are an error. */
+  readonly sysctl?: Readonly<Record<string, string | number>>;
+  /** Lines for `ip -batch`. Those that start with `-6 ` follow as one batch of `ip -6`, which a line cannot ask for. */
+  readonly ip?: readonly string[];
+  /** A file for `nft -f`. */
+  readonly nft?: string;
+}
+
+const IFNAME_MAX = 15;
+/** No duplicate-address detection: it delays each IPv6 address by a second, and the lab hands out no address twice. */
+const QUIET_IPV6 = `for f in /proc/sys/net/ipv6/conf/*; do
+  [ -e "$f/accept_dad" ] || continue
+  echo 0 >"$f/accept_dad"; echo 0 >"$f/accept_ra"; echo 0 >"$f/router_solicitations"
+done
+`;
+
+/** A lab run: the owner of its namespaces, processes and files. */
+export class Lab implements AsyncDisposable {
+  readonly id: string;
+  /** Folder for logs and files, removed with the lab. */
+  readonly dir: string;
+  readonly #record: LabRecord;
+  readonly #children = new Set<Deno.ChildProcess>();
+  readonly #names = new Set<string>();
+  #closed = false;
+
+  private constructor(record: LabRecord) {
+    this.id = record.id;
+    this.dir = record.dir;
+    this.#record = record;
+  }
+
+  /**
+   * Starts a run: checks the machine, removes what dead runs left, registers itself.
+   * @throws MeshError KERNEL when the machine cannot have network namespaces, TOOL_MISSING without ip or nft
+   */
+  static async open(): Promise<Lab> {
+    if (Deno.build.os !== "linux" || Deno.uid() !== 0) {
+      throw new MeshError("KERNEL", "The lab makes network namespaces, which needs Linux and root", { hint: "sudo" });
+    }
+    await requireTools(["ip", "nft", "nsenter"]);
+    await sweep();
+    const id = [...crypto.getRandomValues(new Uint8Array(3))].map((b) => b.toString(16).padStart(2, "0")).join("");
+    const dir = await Deno.makeTempDir({ prefix: `edgemesh-lab-${id}-` });
+    // Programs in the lab drop their privileges and must still reach their own files.
+    await Deno.chmod(dir, 0o755);
+    return new Lab(await register(id, dir));
+  }
+
+  /** Makes namespaces with their loopback up. Names: unique in the lab, at most 20 of a–z, 0–9 and `-`. */
+  async namespaces<const N extends readonly string[]>(names: N): Promise<{ [K in keyof N]: Namespace }> {
+    for (const name of names) {
+      if (!/^[a-z0-9][a-z0-9-]{0,19}$/.test(name) || this.#names.has(name)) {
+        throw new MeshError("CONFIG_INVALID", `Lab namespace name "${name}" is malformed or taken`);
+      }
+      this.#names.add(name);
+    }
+    const lines = names.map((name) => `netns add ${netnsName(this.id, name)}\n`);
+    await execOk(["ip", "-batch", "-"], { stdin: lines.join("") });
+    const made = names.map((name) => new Namespace(this, name));
+    await Promise.all(made.map((ns) => ns.configure({ ip: ["link set lo up"] })));
+    return made as { [K in keyof N]: Namespace };
+  }
+
+  /** Makes one namespace; see {@link namespaces}. */
+  async namespace(name: string): Promise<Namespace> {
+    return (await this.namespaces([name]))[0];
+  }
+
+  /** Makes veth pairs, both ends in their namespaces and up. */
+  async link(...pairs: readonly (readonly [LinkEnd, LinkEnd])[]): Promise<void> {
+    const lines: string[] = [];
+    const touched = new Map<Namespace, string[]>();
+    for (const pair of pairs) {
+      for (const { ns, ifname } of pair) {
+        if (ifname.length > IFNAME_MAX) throw new MeshError("CONFIG_INVALID", `Interface name ${ifname} is too long`);
+        touched.set(ns, [...touched.get(ns) ?? [], `link set ${ifname} up`]);
+      }
+      const [a, b] = pair;
+      lines.push(`link add ${a.ifname} netns ${a.ns.netns} type veth peer name ${b.ifname} netns ${b.ns.netns}\n`);
+    }
+    await execOk(["ip", "-batch", "-"], { stdin: lines.join("") });
+    await Promise.all([...touched].map(([ns, ip]) => ns.configure({ ip })));
+  }
+
+  /** Takes charge of a child: {@link close} waits for its end, so that nothing is left of it in this process. */
+  adopt(child: Deno.ChildProcess): void {
+    this.#children.add(child);
+    child.status.then(() => this.#children.delete(child));
+  }
+
+  /** Kills everything in the lab and removes it. Calling it again does nothing. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const ended = [...this.#children].map((child) => child.status);
+    await removeLab(this.#record);
+    await Promise.all(ended);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** One network namespace of a lab. */
+export class Namespace {
+  readonly lab: Lab;
+  /** Name within the lab: `edge-1`. */
+  readonly name: string;
+  /** Name for `ip netns exec`: `em-3fa9c1-edge-1`. */
+  readonly netns: string;
+
+  constructor(lab: Lab, name: string) {
+    this.lab = lab;
+    this.name = name;
+    this.netns = netnsName(lab.id, name);
+  }
+
+  /** Applies several settings with one process. */
+  async configure(setup: NamespaceSetup): Promise<void> {
+    let script = "set -e\n" + QUIET_IPV6;
+    for (const [key, value] of Object.entries(setup.sysctl ?? {})) {
+      script += `echo ${value} >/proc/sys/${key.replaceAll(".", "/")}\n`;
+    }
+    const v6 = setup.ip?.filter((line) => line.startsWith("-6 ")).map((line) => line.slice(3)) ?? [];
+    const rest = setup.ip?.filter((line) => !line.startsWith("-6 ")) ?? [];
+    if (rest.length > 0) script += `ip -batch - <<'EOF'\n${rest.join("\n")}\nEOF\n`;
+    if (v6.length > 0) script += `ip -6 -batch - <<'EOF'\n${v6.join("\n")}\nEOF\n`;
+    if (setup.nft) script += `nft -f - <<'EOF'\n${setup.nft}\nEOF\n`;
+    await execOk(this.command(["sh", "-s"]), { stdin: script });
+  }
+
+  /** Runs lines of `ip -batch` inside. */
+  ip(...lines: readonly string[]): Promise<void> {
+    return this.configure({ ip: lines });
+  }
+
+  /** Applies a file of `nft -f` inside, atomically. */
+  nft(text: string): Promise<void> {
+    return this.configure({ nft: text });
+  }
+
+  /** `argv` as it must be started from the host to run inside. The program replaces `ip`, so the pid stays. */
+  command(argv: readonly string[]): string[] {
+    return ["ip", "netns", "exec", this.netns, ...argv];
+  }
+
+  /** Runs a program inside to its end. */
+  exec(argv: readonly string[], options?: ExecOptions): Promise<ExecResult> {
+    return exec(this.command(argv), options);
+  }
+
+  /** Like {@link exec}; an exit code other than 0 is an error. */
+  execOk(argv: readonly string[], options?: ExecOptions): Promise<ExecResult> {
+    return execOk(this.command(argv), options);
+  }
+}
