@@ -23,7 +23,7 @@ export interface AgentLinkOptions {
   /** A channel frame; the receiver owns it. Throws MeshError to end the connection. */
   onChannel(frame: Uint8Array): void;
   /** Answers a renewal; must not reject. */
-  onRenew(id: number, request: Uint8Array): Promise<ControlMessage>;
+  onRenew(body: string): Promise<string>;
   onMeta(message: Uint8Array): void;
   onMetaDrain(): void;
   onRelayDrain(): void;
@@ -157,16 +157,16 @@ export class AgentLink {
       case "renew":
         if (this.#renewing) throw new MeshError("PROTOCOL", "RENEW came while one is being answered");
         this.#renewing = true;
-        return void this.#renew(m.id, m.request);
+        return void this.#renew(m.id, m.body);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for agents only`);
     }
   }
 
-  async #renew(id: number, request: Uint8Array): Promise<void> {
-    const answer = await this.#options.onRenew(id, request);
+  async #renew(id: number, body: string): Promise<void> {
+    const answer = await this.#options.onRenew(body);
     this.#renewing = false;
-    if (!this.#over) this.tell(answer);
+    if (!this.#over) this.tell({ type: "renewed", id, body: answer });
   }
 
   #drained(): void {

@@ -137,9 +137,9 @@ export class ControlClient {
     return this.#state.phase === "up" && this.#live!.sendMeta(message);
   }
 
-  /** Asks for a new certificate (PEM chain). Rejects with MeshError: the server's reason, TIMEOUT, SERVER_UNREACHABLE. */
-  renew(request: Uint8Array): Promise<string> {
-    if (this.#state.phase === "up") return this.#live!.renew(request);
+  /** Sends a renewal request and gives its answer; both texts are the identity module's. Rejects with TIMEOUT, SERVER_UNREACHABLE. */
+  renew(body: string): Promise<string> {
+    if (this.#state.phase === "up") return this.#live!.renew(body);
     return Promise.reject(new MeshError("SERVER_UNREACHABLE", `Not connected to ${this.url}`));
   }
 
@@ -234,7 +234,7 @@ class Live {
   readonly #socket: ControlSocket;
   readonly #metaOut: MetaSender;
   readonly #metaIn = new MetaReceiver();
-  readonly #renewals = new Map<number, { resolve(pem: string): void; reject(error: MeshError): void }>();
+  readonly #renewals = new Map<number, { resolve(answer: string): void; reject(error: MeshError): void }>();
   #lastRenewal = 0;
   #cancel: CancelTimer;
   #welcomed = false;
@@ -271,7 +271,7 @@ class Live {
     return !this.#socket.congested && this.#metaOut.pump();
   }
 
-  renew(request: Uint8Array): Promise<string> {
+  renew(body: string): Promise<string> {
     const id = ++this.#lastRenewal;
     return new Promise((resolve, reject) => {
       const cancel = this.#options.clock.timer(RENEW_MS, () => {
@@ -279,16 +279,16 @@ class Live {
         reject(new MeshError("TIMEOUT", "The server did not answer the renewal"));
       });
       this.#renewals.set(id, {
-        resolve: (pem) => {
+        resolve: (answer) => {
           cancel();
-          resolve(pem);
+          resolve(answer);
         },
         reject: (error) => {
           cancel();
           reject(error);
         },
       });
-      this.#tell({ type: "renew", id, request });
+      this.#tell({ type: "renew", id, body });
     });
   }
 
@@ -335,9 +335,7 @@ class Live {
         return;
       }
       case "renewed":
-        return this.#takeRenewal(m.id)?.resolve(m.certificate);
-      case "renewRefused":
-        return this.#takeRenewal(m.id)?.reject(new MeshError(m.code, m.message));
+        return this.#takeRenewal(m.id)?.resolve(m.body);
       case "goaway":
         // The close that follows ends it; this only knows better why.
         this.#goAway = new MeshError(m.code, `Server said: ${m.message}`);

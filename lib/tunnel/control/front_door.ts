@@ -53,23 +53,23 @@ export interface JoinAnswer {
   readonly retryAfter?: number;
 }
 
-export interface DoorOptions {
+export interface DoorOptions<P extends PeerIdentity> {
   readonly clock: Clock;
   readonly log: Logger;
   credentials(): TlsCredentials;
   /** The one authority on who may connect; see EngineOptions in carriers/engine.ts. */
-  verify(chain: readonly Uint8Array[]): PeerIdentity;
+  verify(chain: readonly Uint8Array[]): P;
   /** Answers a join request. `source` is the sender's address. Rejections become 500 without details. */
-  join(body: Uint8Array, source: string): Promise<JoinAnswer>;
-  /** Why this agent is not wanted now, or undefined. */
-  refusal(peer: PeerIdentity): MeshError | undefined;
+  join(body: string, source: string): Promise<JoinAnswer>;
+  /** Whether this agent is wanted now. Rejects with MeshError; the agent is told. */
+  admit(peer: P): Promise<void>;
   /** A verified agent's control connection is open. */
-  onAgent(ws: WebSocket, peer: PeerIdentity, observed: IpPort): void;
+  onAgent(ws: WebSocket, peer: P, observed: IpPort): void;
   readonly limits?: Partial<DoorLimits>;
 }
 
-export class FrontDoor {
-  readonly #options: DoorOptions;
+export class FrontDoor<P extends PeerIdentity> {
+  readonly #options: DoorOptions<P>;
   readonly #limits: DoorLimits;
   readonly #tcp: net.Server;
   readonly #http: http.Server;
@@ -80,13 +80,13 @@ export class FrontDoor {
   /** Connections turned away by a cap, for metrics. */
   turnedAway = 0;
 
-  constructor(options: DoorOptions) {
+  constructor(options: DoorOptions<P>) {
     this.#options = options;
     this.#limits = { ...DEFAULT_DOOR_LIMITS, ...options.limits };
     this.#tcp = net.createServer((socket) => this.#arrived(socket));
     this.#http = http.createServer({ maxHeaderSize: 8192, keepAlive: false });
     this.#http.on("request", (request, response) => void this.#request(request, response));
-    this.#http.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
+    this.#http.on("upgrade", (request, socket, head) => void this.#upgrade(request, socket, head));
     this.#http.on("clientError", (_error, socket) => socket.destroy());
     this.#http.on("connect", (_request, socket) => socket.destroy());
     this.#ws = new WebSocketServer({ ...WS_OPTIONS, noServer: true, clientTracking: false, maxPayload: 1 + MAX_JSON });
@@ -189,19 +189,19 @@ export class FrontDoor {
     }
   }
 
-  #upgrade(request: http.IncomingMessage, socket: Duplex, head: Uint8Array): void {
+  async #upgrade(request: http.IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
     const visitor = this.#visitors.get(socket);
     if (!visitor || request.url !== CONTROL_PATH || visitor.chain.length === 0) return refuse(socket, 404, "");
-    let peer: PeerIdentity;
+    let peer: P;
     try {
       peer = this.#options.verify(visitor.chain);
-      const refusal = this.#options.refusal(peer);
-      if (refusal) throw refusal;
+      await this.#options.admit(peer);
     } catch (error) {
       const code = codeOf(error);
       this.#options.log.warn("agent refused", { source: visitor.from.ip, reason: code, error: describe(error) });
       return refuse(socket, code === "LIMIT" ? 429 : 403, refusalBody(code, error));
     }
+    if (socket.destroyed) return;
     this.#ws.handleUpgrade(request, socket, head as never, (ws) => {
       this.#left(visitor);
       this.#options.onAgent(ws, peer, visitor.from);
@@ -244,8 +244,8 @@ function refuse(socket: Duplex, status: number, body: string): void {
   );
 }
 
-/** The whole body, or undefined when it is longer than `max`. */
-function readBody(request: http.IncomingMessage, max: number): Promise<Uint8Array | undefined> {
+/** The whole body as text, or undefined when it is longer than `max` bytes. */
+function readBody(request: http.IncomingMessage, max: number): Promise<string | undefined> {
   return new Promise((resolve, reject) => {
     const parts: Uint8Array[] = [];
     let length = 0;
@@ -254,7 +254,7 @@ function readBody(request: http.IncomingMessage, max: number): Promise<Uint8Arra
       if (length <= max) parts.push(part);
       else resolve(undefined);
     });
-    request.once("end", () => resolve(joined(parts, length)));
+    request.once("end", () => resolve(new TextDecoder().decode(joined(parts, length))));
     request.once("error", reject);
     request.once("close", () => reject(new MeshError("PEER_GONE", "The request ended before its body")));
   });

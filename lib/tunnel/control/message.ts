@@ -33,8 +33,8 @@ export const MAX_JSON = 262_144;
 export const MAX_REVOCATIONS_BYTES = 2 * 1024 * 1024;
 /** Payload of one META frame; a longer message is sent in several, so that pings and channels get between them. */
 export const META_CHUNK = 16_384;
-/** A certificate request or chain in PEM. */
-export const MAX_RENEW = 16_384;
+/** Largest body of RENEW and RENEWED: what the identity module reads as an answer. */
+export const MAX_RENEW = 65_536;
 /** Names in one PEERS message. */
 export const MAX_PEERS = 4096;
 const MAX_TEXT = 512;
@@ -77,9 +77,8 @@ export type ControlMessage =
   | Welcome
   | Peers
   | { readonly type: "meta"; readonly last: boolean; readonly bytes: Uint8Array }
-  | { readonly type: "renew"; readonly id: number; readonly request: Uint8Array }
-  | { readonly type: "renewed"; readonly id: number; readonly certificate: string }
-  | { readonly type: "renewRefused"; readonly id: number; readonly code: ReasonCode; readonly message: string }
+  | { readonly type: "renew"; readonly id: number; readonly body: string }
+  | { readonly type: "renewed"; readonly id: number; readonly body: string }
   | { readonly type: "revocations"; readonly list: unknown }
   | { readonly type: "ping"; readonly stamp: number }
   | { readonly type: "pong"; readonly stamp: number; readonly time: number }
@@ -106,11 +105,9 @@ export function encodeControl(m: ControlMessage): Uint8Array {
     case "meta":
       return frame(CONTROL.META, 1, m.bytes, META_CHUNK, (v) => v.setUint8(1, m.last ? 1 : 0));
     case "renew":
-      return frame(CONTROL.RENEW, 4, m.request, MAX_RENEW, (v) => v.setUint32(1, m.id));
+      return frame(CONTROL.RENEW, 4, encoder.encode(m.body), MAX_RENEW, (v) => v.setUint32(1, m.id));
     case "renewed":
-      return renewed(m.id, 0, m.certificate, MAX_RENEW);
-    case "renewRefused":
-      return renewed(m.id, reasonNumber(m.code), cut(m.message), MAX_TEXT);
+      return frame(CONTROL.RENEWED, 4, encoder.encode(m.body), MAX_RENEW, (v) => v.setUint32(1, m.id));
     case "revocations":
       return json(CONTROL.REVOCATIONS, m.list, MAX_REVOCATIONS_BYTES);
     case "ping":
@@ -142,15 +139,10 @@ export function decodeControl(bytes: Uint8Array): ControlMessage {
       if (bytes[1]! > 1) throw bad("META with unknown flags");
       return { type: "meta", last: bytes[1] === 1, bytes: body };
     }
-    case CONTROL.RENEW: {
-      const request = rest(bytes, 5, MAX_RENEW);
-      return { type: "renew", id: v.getUint32(1), request };
-    }
+    case CONTROL.RENEW:
     case CONTROL.RENEWED: {
-      const body = text(rest(bytes, 7, MAX_RENEW));
-      const [id, code] = [v.getUint32(1), v.getUint16(5)];
-      if (code === 0) return { type: "renewed", id, certificate: body };
-      return { type: "renewRefused", id, code: reasonCode(code), message: body };
+      const body = text(rest(bytes, 5, MAX_RENEW));
+      return { type: bytes[0] === CONTROL.RENEW ? "renew" : "renewed", id: v.getUint32(1), body };
     }
     case CONTROL.REVOCATIONS:
       return { type: "revocations", list: parse(bytes, MAX_REVOCATIONS_BYTES) };
@@ -182,13 +174,6 @@ function frame(type: number, head: number, body: Uint8Array, max: number, fill: 
 
 function json(type: number, value: unknown, max: number): Uint8Array {
   return frame(type, 0, encoder.encode(JSON.stringify(value)), max, () => {});
-}
-
-function renewed(id: number, code: number, body: string, max: number): Uint8Array {
-  return frame(CONTROL.RENEWED, 6, encoder.encode(body), max, (v) => {
-    v.setUint32(1, id);
-    v.setUint16(5, code);
-  });
 }
 
 function cut(message: string): string {

@@ -5,7 +5,7 @@
  */
 import type { WebSocket } from "ws";
 import type { CancelTimer, Clock } from "../../clock.ts";
-import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
+import { describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
@@ -25,7 +25,7 @@ const SILENT_MS = 45_000;
 /** Agents one server takes; a connection costs about 60 KB. */
 const MAX_AGENTS = 4096;
 
-export interface ControlServerOptions {
+export interface ControlServerOptions<P extends PeerIdentity> {
   readonly clock: Clock;
   readonly log: Logger;
   /** This server's own name and the product's version. */
@@ -33,11 +33,13 @@ export interface ControlServerOptions {
   readonly version: string;
   credentials(): TlsCredentials;
   /** A certificate chain in DER → the node it proves. Throws MeshError. */
-  verify(chain: readonly Uint8Array[]): PeerIdentity;
-  /** Answers `POST /v1/join`. */
-  join(body: Uint8Array, source: string): Promise<JoinAnswer>;
-  /** Issues a certificate (PEM chain) for a connected agent's request. Rejects with MeshError; its text is shown. */
-  renew(peer: PeerIdentity, request: Uint8Array): Promise<string>;
+  verify(chain: readonly Uint8Array[]): P;
+  /** Whether a verified node may use this server. Rejects with MeshError; the agent is told. */
+  admit?(peer: P): Promise<void>;
+  /** Answers `POST /v1/join`; see DoorOptions.join. */
+  join(body: string, source: string): Promise<JoinAnswer>;
+  /** Answers a renewal over the agent's connection; the text is the identity module's. Must not reject. */
+  renew(peer: P, body: string): Promise<string>;
   /** The current revocation list, as JSON value. */
   revocations(): unknown;
   /** Whether a node was ever enrolled: decides between PEER_OFFLINE and UNKNOWN_NODE. */
@@ -69,9 +71,9 @@ export interface ControlServerStats {
   readonly relay: RelayStats;
 }
 
-export class ControlServer {
-  readonly #options: ControlServerOptions;
-  readonly #door: FrontDoor;
+export class ControlServer<P extends PeerIdentity = PeerIdentity> {
+  readonly #options: ControlServerOptions<P>;
+  readonly #door: FrontDoor<P>;
   readonly #relay: RelaySwitch;
   readonly #links = new Map<number, AgentLink>();
   readonly #ready = new Map<string, AgentLink>();
@@ -82,7 +84,7 @@ export class ControlServer {
   #cancelSweep: CancelTimer | undefined;
   #closing = false;
 
-  constructor(options: ControlServerOptions) {
+  constructor(options: ControlServerOptions<P>) {
     this.#options = options;
     this.#guard = replaceGuard(options.clock);
     this.#door = new FrontDoor({
@@ -91,7 +93,7 @@ export class ControlServer {
       credentials: options.credentials,
       verify: options.verify,
       join: options.join,
-      refusal: (peer) => this.#refusal(peer),
+      admit: (peer) => this.#admit(peer),
       onAgent: (ws, peer, observed) => this.#arrived(ws, peer, observed),
       ...(options.limits?.door ? { limits: options.limits.door } : {}),
     });
@@ -147,14 +149,15 @@ export class ControlServer {
     };
   }
 
-  #refusal(peer: PeerIdentity): MeshError | undefined {
-    if (this.#closing) return new MeshError("SHUTDOWN", "This server is stopping");
+  async #admit(peer: P): Promise<void> {
+    if (this.#closing) throw new MeshError("SHUTDOWN", "This server is stopping");
     if (this.#links.size >= (this.#options.limits?.agents ?? MAX_AGENTS)) {
-      return new MeshError("LIMIT", `This server has its ${this.#links.size} agents already`);
+      throw new MeshError("LIMIT", `This server has its ${this.#links.size} agents already`);
     }
-    const waitMs = this.#ready.has(peer.node) ? this.#guard.waitMs(peer.node) : 0;
-    if (waitMs === 0) return undefined;
-    return new MeshError("LIMIT", `Node ${peer.node} connects again and again; two machines may have the same name`);
+    if (this.#ready.has(peer.node) && this.#guard.waitMs(peer.node) > 0) {
+      throw new MeshError("LIMIT", `Node ${peer.node} connects again and again; two machines may have the same name`);
+    }
+    await this.#options.admit?.(peer);
   }
 
   #relayRefusal(from: string, to: string): ReasonCode | undefined {
@@ -163,7 +166,7 @@ export class ControlServer {
     return this.#options.isKnown && !this.#options.isKnown(to) ? "UNKNOWN_NODE" : undefined;
   }
 
-  #arrived(ws: WebSocket, peer: PeerIdentity, observed: IpPort): void {
+  #arrived(ws: WebSocket, peer: P, observed: IpPort): void {
     const id = this.#nextId++;
     const { clock, log } = this.#options;
     const link = new AgentLink({
@@ -173,7 +176,7 @@ export class ControlServer {
       observed,
       onHello: (hello) => this.#hello(id, link, hello.protocol),
       onChannel: (frame) => this.#relay.receive(id, frame, clock.now()),
-      onRenew: (renewId, request) => this.#renew(peer, renewId, request),
+      onRenew: (body) => this.#options.renew(peer, body),
       onMeta: (message) => this.#options.onMeta?.(peer.node, message),
       onMetaDrain: () => this.#options.onMetaDrain?.(peer.node),
       onRelayDrain: () => this.#relay.drained(id),
@@ -223,16 +226,6 @@ export class ControlServer {
     this.#options.log.info("agent offline", { node, reason });
     if (!this.#closing) this.#tellSoon(node);
     this.#options.onAgentGone?.(node, reason);
-  }
-
-  async #renew(peer: PeerIdentity, id: number, request: Uint8Array): Promise<ControlMessage> {
-    try {
-      return { type: "renewed", id, certificate: await this.#options.renew(peer, request) };
-    } catch (error) {
-      this.#options.log.warn("renewal refused", { node: peer.node, error: describe(error) });
-      const message = error instanceof MeshError ? error.message : "internal error";
-      return { type: "renewRefused", id, code: codeOf(error), message };
-    }
   }
 
   /** The whole presence as one viewer may see it, in messages of allowed size. */

@@ -1,0 +1,148 @@
+import assert from "node:assert/strict";
+import fc from "fast-check";
+import { codeOf, type ReasonCode, REASONS } from "../../errors.ts";
+import {
+  CONTROL,
+  type ControlMessage,
+  decodeControl,
+  encodeControl,
+  MAX_JSON,
+  MAX_PEERS,
+  MAX_RENEW,
+  META_CHUNK,
+} from "./message.ts";
+
+const samples: readonly ControlMessage[] = [
+  { type: "hello", protocol: 1, node: "edge-1", version: "0.1.0", boot: "5f2c" },
+  {
+    type: "welcome",
+    protocol: 1,
+    server: "srv-1",
+    version: "0.1.0",
+    time: 1_767_225_600_000,
+    observed: { ip: "2001:db8::1", port: 40000 },
+    config: { relay: true, nested: { a: [1, 2] } },
+  },
+  { type: "peers", full: true, online: ["edge-1", "edge-2"], offline: [] },
+  { type: "peers", full: false, online: [], offline: ["edge-3"] },
+  { type: "meta", last: false, bytes: Uint8Array.of(1, 2, 3) },
+  { type: "meta", last: true, bytes: new Uint8Array(META_CHUNK) },
+  { type: "renew", id: 7, body: '{"version":1}' },
+  { type: "renewed", id: 0xffffffff, body: "ü" },
+  { type: "revocations", list: { epoch: 3, entries: [] } },
+  { type: "ping", stamp: 12345.678 },
+  { type: "pong", stamp: 0.5, time: 1_767_225_600_000.25 },
+  { type: "goaway", code: "REPLACED", message: "node edge-1 connected again" },
+];
+
+Deno.test("every message survives its encoding", () => {
+  const kinds = new Set(samples.map((m) => m.type));
+  assert.equal(kinds.size, Object.keys(CONTROL).length, "one sample per type at least");
+  for (const m of samples) assert.deepEqual(plain(decodeControl(encodeControl(m))), plain(m));
+});
+
+Deno.test("the first byte is the type of PROTOCOL.md", () => {
+  const bytes = samples.map((m) => encodeControl(m)[0]);
+  assert.deepEqual(bytes, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10]);
+});
+
+Deno.test("goaway carries every reason and cuts long texts", () => {
+  for (const code of Object.keys(REASONS) as ReasonCode[]) {
+    const m = decodeControl(encodeControl({ type: "goaway", code, message: "ä".repeat(1000) }));
+    assert.ok(m.type === "goaway" && m.code === code && m.message.length === 128 && m.message.endsWith("…"));
+  }
+});
+
+Deno.test("encoding refuses what a receiver would refuse", () => {
+  const limit = { code: "LIMIT" };
+  assert.throws(() => encodeControl({ type: "meta", last: true, bytes: new Uint8Array(META_CHUNK + 1) }), limit);
+  assert.throws(() => encodeControl({ type: "renew", id: 1, body: "x".repeat(MAX_RENEW + 1) }), limit);
+  const names = Array.from({ length: 5000 }, (_, i) => `node-with-quite-a-long-name-so-that-many-do-not-fit-${i}`);
+  assert.throws(() => encodeControl({ type: "peers", full: true, online: names, offline: [] }), limit);
+});
+
+Deno.test("each malformed message is refused as PROTOCOL", () => {
+  const body = (type: number, value: unknown) => {
+    const text = new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
+    const bytes = new Uint8Array(1 + text.length);
+    bytes[0] = type;
+    bytes.set(text, 1);
+    return bytes;
+  };
+  const hello = { protocol: 1, node: "edge-1", version: "1", boot: "b" };
+  const welcome = { protocol: 1, server: "s", version: "1", time: 1, observed: { ip: "1.2.3.4", port: 1 }, config: {} };
+  const peers = { full: true, online: [], offline: [] };
+  const bad: Record<string, Uint8Array> = {
+    "empty": new Uint8Array(0),
+    "unknown type": Uint8Array.of(0x7f),
+    "channel frame": Uint8Array.of(0x11, 0, 0, 0, 1, 9),
+    "hello without JSON": body(CONTROL.HELLO, "{"),
+    "hello that is a list": body(CONTROL.HELLO, []),
+    "hello that is null": body(CONTROL.HELLO, "null"),
+    "hello not UTF-8": Uint8Array.of(CONTROL.HELLO, 0xff, 0xfe),
+    "hello with a bad name": body(CONTROL.HELLO, { ...hello, node: "Edge_1" }),
+    "hello without node": body(CONTROL.HELLO, { ...hello, node: undefined }),
+    "hello with a long version": body(CONTROL.HELLO, { ...hello, version: "x".repeat(65) }),
+    "hello with a fraction": body(CONTROL.HELLO, { ...hello, protocol: 1.5 }),
+    "hello with a negative": body(CONTROL.HELLO, { ...hello, protocol: -1 }),
+    "hello above the cap": body(CONTROL.HELLO, { ...hello, pad: "x".repeat(MAX_JSON) }),
+    "welcome with a bad address": body(CONTROL.WELCOME, { ...welcome, observed: { ip: "1.2.3", port: 1 } }),
+    "welcome with a bad port": body(CONTROL.WELCOME, { ...welcome, observed: { ip: "1.2.3.4", port: 65536 } }),
+    "welcome without config": body(CONTROL.WELCOME, { ...welcome, config: undefined }),
+    "welcome without observed": body(CONTROL.WELCOME, { ...welcome, observed: null }),
+    "peers without full": body(CONTROL.PEERS, { ...peers, full: 1 }),
+    "peers with a bad name": body(CONTROL.PEERS, { ...peers, online: ["-"] }),
+    "peers with a number": body(CONTROL.PEERS, { ...peers, offline: [1] }),
+    "too many peers": body(CONTROL.PEERS, { ...peers, online: Array.from({ length: MAX_PEERS + 1 }, () => "a") }),
+    "meta without flags": Uint8Array.of(CONTROL.META),
+    "meta with unknown flags": Uint8Array.of(CONTROL.META, 2),
+    "meta above the cap": Uint8Array.from({ length: META_CHUNK + 3 }, (_, i) => i === 0 ? CONTROL.META : 0),
+    "renew cut off": Uint8Array.of(CONTROL.RENEW, 0, 0, 0),
+    "renewed cut off": Uint8Array.of(CONTROL.RENEWED, 0, 0),
+    "ping too short": Uint8Array.of(CONTROL.PING, 1),
+    "ping with NaN": Uint8Array.of(CONTROL.PING, 0x7f, 0xf8, 0, 0, 0, 0, 0, 0),
+    "pong too long": new Uint8Array(18).fill(CONTROL.PONG, 0, 1),
+    "pong with infinity": Uint8Array.of(CONTROL.PONG, ...new Array(8).fill(0), 0x7f, 0xf0, 0, 0, 0, 0, 0, 0),
+    "goaway cut off": Uint8Array.of(CONTROL.GOAWAY, 0),
+  };
+  for (const [name, bytes] of Object.entries(bad)) {
+    assert.throws(() => decodeControl(bytes), { code: "PROTOCOL" }, name);
+  }
+});
+
+Deno.test("prototype keys in a body change nothing", () => {
+  const text = '{"protocol":1,"node":"a","version":"1","boot":"b","__proto__":{"evil":1},"constructor":{}}';
+  const m = decodeControl(Uint8Array.of(CONTROL.HELLO, ...new TextEncoder().encode(text)));
+  assert.deepEqual(Object.keys(m).sort(), ["boot", "node", "protocol", "type", "version"]);
+  assert.equal(({} as { evil?: number }).evil, undefined);
+});
+
+Deno.test("fuzz: any bytes and any mutation give a message or PROTOCOL", () => {
+  const encoded = samples.map((m) => encodeControl(m).subarray(0, 400));
+  const mutated = fc.tuple(
+    fc.integer({ min: 0, max: encoded.length - 1 }),
+    fc.array(fc.tuple(fc.nat(399), fc.integer({ min: 0, max: 255 })), { maxLength: 5 }),
+    fc.integer({ min: 0, max: 400 }),
+  ).map(([i, edits, length]) => {
+    const bytes = encoded[i]!.slice(0, length);
+    for (const [at, value] of edits) if (at < bytes.length) bytes[at] = value;
+    return bytes;
+  });
+  fc.assert(
+    fc.property(fc.oneof(fc.uint8Array({ maxLength: 200 }), mutated), (bytes) => {
+      try {
+        const m = decodeControl(bytes);
+        // Whatever is accepted can be said again and means the same.
+        assert.deepEqual(plain(decodeControl(encodeControl(m))), plain(m));
+      } catch (error) {
+        assert.equal(codeOf(error), "PROTOCOL");
+      }
+    }),
+    { numRuns: 10_000 },
+  );
+});
+
+/** Views of different buffers as plain arrays, so that they compare. */
+function plain(m: ControlMessage): unknown {
+  return m.type === "meta" ? { ...m, bytes: [...m.bytes] } : m;
+}
