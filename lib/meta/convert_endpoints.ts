@@ -30,7 +30,9 @@ export function convertSlice(at: At, raw: Fields, check: Checker, context: Conve
   const labels = check.fields(meta.labels, "metadata.labels") ?? {};
   const service = check.name(labels[SLICE_SERVICE], `metadata.labels["${SLICE_SERVICE}"]`);
   if (service === undefined) return undefined;
-  if (raw.addressType === "FQDN") return check.bad("addressType", "FQDN", "is not usable: addresses must be IPs");
+  if (raw.addressType === "FQDN") {
+    return check.bad("addressType", "FQDN", "is not usable: addresses must be IPs", "UNSUPPORTED");
+  }
   const endpoints: Endpoint[] = [];
   const list = check.list(raw.endpoints, "endpoints");
   for (const [i, value] of list.entries()) {

@@ -148,7 +148,8 @@ export function protocolOf(value: unknown, field: string, check: Checker): Proto
   const text = check.text(value, field);
   if (text === undefined || text === "TCP") return "TCP";
   if (text === "UDP") return "UDP";
-  return check.bad(field, text, text === "SCTP" ? "is not carried by the mesh" : "must be TCP or UDP");
+  if (text === "SCTP") return check.bad(field, text, "is not carried by the mesh", "UNSUPPORTED");
+  return check.bad(field, text, "must be TCP or UDP");
 }
 
 function affinitySeconds(spec: Fields, check: Checker): number | undefined {

@@ -184,7 +184,7 @@ export class PMapEditor<V> {
     mine.data &= ~bit;
     mine.kids |= bit;
     const child = this.#pair(otherKey, otherValue, hashText(otherKey), key, value, hash, shift + BITS);
-    mine.slots.splice(kidIndex(mine, bit), 0, child);
+    mine.slots.splice(mine.slots.length - popcount(mine.kids & (bit - 1)), 0, child);
     return mine;
   }
 
