@@ -1,0 +1,301 @@
+/** The node's DNS server: sockets, who may ask, upstreams and their changes. Everything else is in {@link Resolver}. */
+import { type Cidr, hostPort, parseCidr } from "../addr.ts";
+import type { Clock } from "../clock.ts";
+import { MeshError } from "../errors.ts";
+import type { Logger } from "../log.ts";
+import type { MetaReader } from "../meta/model.ts";
+import type { IpPort, Listener, Loop, UdpSocket } from "../net.ts";
+import { AnswerCache, type CacheStats } from "./cache.ts";
+import { CACHE_MODE_TTL, type DnsConfig } from "./config.ts";
+import { rcodeName } from "./constants.ts";
+import { Forwarder, type ForwardRoute } from "./forwarder.ts";
+import { HostsTable } from "./hosts.ts";
+import { type Labels, labelsOf, lowerLabels } from "./labels.ts";
+import { type Sources, SourceTable } from "./limit.ts";
+import type { Zone } from "./name.ts";
+import type { Query } from "./query.ts";
+import { findUpstreams, isOurs, type ReadText } from "./resolvconf.ts";
+import { type ReplyPath, Resolver, type Transport } from "./resolver.ts";
+import { udpLimit } from "./response.ts";
+import { type ReverseOptions, reverseZones } from "./reverse.ts";
+import { TcpFrontend } from "./tcp.ts";
+import type { UpstreamSpec, UpstreamState } from "./upstream_server.ts";
+import { MessageWriter } from "./writer.ts";
+
+export interface DnsServerDeps {
+  readonly loop: Loop;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Addresses to listen on, UDP and TCP each. A port 0 gets one port for both. */
+  readonly listen: readonly IpPort[];
+  /** The current snapshot; asked for each query. */
+  readonly meta: () => MetaReader;
+  readonly config: DnsConfig;
+  /** Who may ask. A new object whenever it changes; asked for each query. */
+  readonly sources: () => Sources;
+  readonly readText: ReadText;
+  readonly random?: (into: Uint8Array) => void;
+}
+
+export interface DnsStats {
+  readonly queries: number;
+  readonly clusterHits: number;
+  readonly local: number;
+  readonly foreignHits: number;
+  readonly forwarded: number;
+  readonly stale: number;
+  readonly refused: number;
+  readonly malformed: number;
+  /** Datagrams and connections of sources that may not ask. */
+  readonly denied: number;
+  /** Queries over a source's rate. */
+  readonly limited: number;
+  /** Responses by code, only those that occurred. */
+  readonly rcodes: Readonly<Record<string, number>>;
+  readonly tcpConnections: number;
+  readonly cluster: CacheStats;
+  readonly foreign: CacheStats;
+  readonly upstreams: readonly (UpstreamState & { readonly zone: string })[];
+}
+
+export class DnsServer {
+  readonly #deps: DnsServerDeps;
+  readonly #sources: SourceTable;
+  readonly #foreign: AnswerCache;
+  readonly #forwarder: Forwarder;
+  readonly #resolver: Resolver;
+  readonly #tcp: TcpFrontend;
+  readonly #udp: UdpSocket[] = [];
+  readonly #listeners: Listener[] = [];
+  readonly #allowed: readonly Cidr[];
+  #given: Sources | undefined;
+  #denied = 0;
+  #limited = 0;
+  #warnedLimit = false;
+
+  private constructor(deps: DnsServerDeps) {
+    const { config, clock, loop, log } = deps;
+    this.#deps = deps;
+    this.#allowed = cidrs(config.allowFrom, "allowFrom");
+    this.#sources = new SourceTable(config.maxQueriesPerSecond);
+    this.#foreign = new AnswerCache({ maxEntries: 65536, maxBytes: config.cacheBytes });
+    const writer = new MessageWriter();
+    this.#forwarder = new Forwarder({
+      loop,
+      clock,
+      log,
+      cache: this.#foreign,
+      writer,
+      random: deps.random ?? ((into) => void crypto.getRandomValues(into as Uint8Array<ArrayBuffer>)),
+      times: {
+        maxTtl: config.mode === "cache" ? Math.min(CACHE_MODE_TTL, config.maxTtl) : config.maxTtl,
+        maxNegativeTtl: config.maxNegativeTtl,
+        staleFor: config.serveStale,
+      },
+    });
+    this.#resolver = new Resolver({
+      clock,
+      meta: deps.meta,
+      forwarder: this.#forwarder,
+      foreign: this.#foreign,
+      writer,
+      options: answerOptions(config, deps.listen),
+      hosts: new HostsTable(config.hosts),
+      searchNamespaces: config.searchNamespaces,
+      forwardZones: config.forwards.map((f) => zoneLabels(f.zone)),
+      maxPendingPerSource: config.maxPendingPerSource,
+    });
+    this.#tcp = new TcpFrontend({
+      resolver: this.#resolver,
+      clock,
+      admit: (ip) => {
+        const source = this.#source(ip);
+        return source.allowed ? source : undefined;
+      },
+      allow: (source, now) => this.#allow(source, now),
+    });
+  }
+
+  /** Starts to listen. Throws MeshError: KERNEL when an address cannot be bound, CONFIG_INVALID. */
+  static start(deps: DnsServerDeps): DnsServer {
+    const server = new DnsServer(deps);
+    try {
+      for (const at of deps.listen) server.#listen(at);
+    } catch (error) {
+      server.close();
+      throw error;
+    }
+    server.reloadUpstreams();
+    return server;
+  }
+
+  /** Where it listens, with the ports the kernel chose. */
+  get addresses(): readonly IpPort[] {
+    return this.#udp.map((s) => s.local);
+  }
+
+  /** Finds the upstreams anew: after a change of resolv.conf, and when the network changed. */
+  reloadUpstreams(): void {
+    this.#forwarder.setRoutes(this.#routes());
+  }
+
+  networkChanged(): void {
+    this.#forwarder.networkChanged();
+  }
+
+  stats(): DnsStats {
+    const { stats } = this.#resolver;
+    const rcodes: Record<string, number> = {};
+    stats.rcodes.forEach((n, code) => {
+      if (n > 0) rcodes[rcodeName(code)] = n;
+    });
+    return {
+      queries: stats.queries,
+      clusterHits: stats.clusterHits,
+      local: stats.local,
+      foreignHits: stats.foreignHits,
+      forwarded: stats.forwarded,
+      stale: stats.stale,
+      refused: stats.refused,
+      malformed: stats.malformed,
+      denied: this.#denied,
+      limited: this.#limited,
+      rcodes,
+      tcpConnections: this.#tcp.size,
+      cluster: this.#resolver.clusterCache.stats,
+      foreign: this.#foreign.stats,
+      upstreams: this.#forwarder.routes.flatMap(({ zone, io }) =>
+        io.pool.states().map((state) => ({ zone: zone.length === 0 ? "." : zone.join("."), ...state }))
+      ),
+    };
+  }
+
+  close(): void {
+    for (const socket of this.#udp) socket.close();
+    for (const listener of this.#listeners) listener.close();
+    this.#tcp.close();
+    this.#forwarder.close();
+  }
+
+  #listen(at: IpPort): void {
+    const front = new UdpFrontend();
+    const socket = this.#deps.loop.bindUdp(at, (bytes, length, from) => {
+      const source = this.#source(from.ip);
+      if (!source.allowed) {
+        this.#denied++;
+        return;
+      }
+      if (!this.#allow(source, this.#deps.clock.now())) return;
+      front.from = from;
+      const n = this.#resolver.handle(bytes, length, source, front);
+      if (n > 0) socket.send(this.#resolver.out, n, from);
+    }, { freeBind: true });
+    front.socket = socket;
+    this.#udp.push(socket);
+    const tcpAt = { ip: at.ip, port: socket.local.port };
+    this.#listeners.push(this.#deps.loop.listenTcp(tcpAt, (a) => this.#tcp.accept(a), { freeBind: true }));
+    this.#deps.log.info("DNS listens", { address: hostPort(socket.local) });
+  }
+
+  #source(ip: string) {
+    const given = this.#deps.sources();
+    if (given !== this.#given) {
+      this.#given = given;
+      this.#sources.use({ hostIps: given.hostIps, networks: [...given.networks, ...this.#allowed] });
+    }
+    return this.#sources.get(ip);
+  }
+
+  #allow(source: Parameters<SourceTable["take"]>[0], now: number): boolean {
+    if (this.#sources.take(source, now)) return true;
+    this.#limited++;
+    if (!this.#warnedLimit) {
+      this.#warnedLimit = true;
+      this.#deps.log.warn("A source asks more than it may; its queries beyond that are dropped", {
+        source: source.ip,
+        perSecond: this.#deps.config.maxQueriesPerSecond,
+      });
+    }
+    return false;
+  }
+
+  #routes(): ForwardRoute[] {
+    const { config } = this.#deps;
+    const routes = config.forwards.map(({ zone, upstreams }) => ({
+      zone: zoneLabels(zone),
+      upstreams: this.#notOurselves(upstreams, `forward for ${zone}`),
+    }));
+    if (!routes.some((r) => r.zone.length === 0)) routes.push({ zone: [], upstreams: this.#defaultUpstreams() });
+    return routes;
+  }
+
+  #defaultUpstreams(): readonly UpstreamSpec[] {
+    const { config, readText, log, listen } = this.#deps;
+    if (config.upstreams.length > 0) return this.#notOurselves(config.upstreams, "upstreams");
+    const found = findUpstreams(config.resolvConf, readText, this.#udp.length > 0 ? this.addresses : listen);
+    for (const line of found.refused) log.warn("An upstream is left out", { why: line });
+    if (found.upstreams.length === 0) {
+      log.warn("No upstream resolver is known; only names of the cluster can be answered", { file: config.resolvConf });
+    }
+    return found.upstreams;
+  }
+
+  /** A query to ourselves would come back for ever. */
+  #notOurselves(upstreams: readonly UpstreamSpec[], what: string): readonly UpstreamSpec[] {
+    return upstreams.filter((u) => {
+      if (!isOurs(u.at, this.addresses)) return true;
+      this.#deps.log.warn("An upstream is left out", {
+        why: `${what} names ${hostPort(u.at)}, which is this resolver itself`,
+      });
+      return false;
+    });
+  }
+}
+
+/** Datagrams: `from` is set before each query; a path keeps it only for answers that come later. */
+class UdpFrontend implements Transport {
+  socket: UdpSocket | undefined;
+  from: IpPort = { ip: "0.0.0.0", port: 0 };
+
+  limit(query: Query): number {
+    return udpLimit(query);
+  }
+
+  later(): ReplyPath {
+    const { from, socket } = this;
+    return { send: (bytes, length) => void socket?.send(bytes, length, from) };
+  }
+}
+
+function answerOptions(config: DnsConfig, listen: readonly IpPort[]): ReverseOptions {
+  const ownNetworks = cidrs(config.reverseNetworks, "reverseNetworks");
+  const multi = new Set(config.multiclusterZones);
+  const zones: Zone[] = config.mode === "cache" ? [] : [
+    ...config.zones.filter((z) => !multi.has(z)).map((z) => ({ labels: zoneLabels(z), multicluster: false })),
+    ...config.multiclusterZones.map((z) => ({ labels: zoneLabels(z), multicluster: true })),
+  ];
+  return {
+    zones,
+    ttl: config.ttl,
+    pods: config.pods,
+    ignoreEmptyServices: config.ignoreEmptyServices,
+    namespaces: config.namespaces && new Set(config.namespaces),
+    nameservers: listen.map((at) => at.ip),
+    ownNetworks,
+    ownZones: ownNetworks.flatMap((n) => [...reverseZones(n)]),
+  };
+}
+
+function zoneLabels(zone: string): Labels {
+  const labels = labelsOf(zone);
+  if (labels === undefined) throw new MeshError("CONFIG_INVALID", `${JSON.stringify(zone)} is no DNS zone`);
+  return lowerLabels(labels);
+}
+
+function cidrs(texts: readonly string[], what: string): readonly Cidr[] {
+  return texts.map((text) => {
+    const cidr = parseCidr(text);
+    if (cidr === undefined) throw new MeshError("CONFIG_INVALID", `${what}: ${JSON.stringify(text)} is no network`);
+    return cidr;
+  });
+}
