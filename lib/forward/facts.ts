@@ -3,7 +3,6 @@
  * agent gathers them and hands over a new one when something changed.
  */
 import type { Cidr } from "../addr.ts";
-import type { Balance } from "./plan.ts";
 
 /** A pod network of another node that packets of this node reach without us: declared, or proven by that node's agent. */
 export interface RoutableSubnet {
@@ -28,6 +27,9 @@ export interface NodeFacts {
    */
   readonly hairpinLinks: readonly string[];
 }
+
+/** How connections are spread over the endpoints. */
+export type Balance = "round-robin" | "random" | "source-hash" | "least-connections";
 
 export interface ForwardConfig {
   readonly balance: Balance;

@@ -54,10 +54,17 @@ function bytes(length: number, seed: number): Uint8Array {
   return Uint8Array.from({ length }, (_, i) => (i * 31 + seed) & 0xff);
 }
 
-Deno.test("pipe: any chunking arrives whole and in order, both ways, with both ends passed on", () => {
+Deno.test("pipe: every chunking arrives whole and in order, both ways, with both ends passed on", () => {
   const size = fc.integer({ min: 1, max: 300 });
   fc.assert(fc.property(
-    fc.record({ left: fc.nat(5000), right: fc.nat(5000), capacity: size, chunk: size, read: size, yields: fc.boolean() }),
+    fc.record({
+      left: fc.nat(5000),
+      right: fc.nat(5000),
+      capacity: size,
+      chunk: size,
+      read: size,
+      yields: fc.boolean(),
+    }),
     ({ left, right, capacity, chunk, read, yields }) => {
       const scheduler = new MemoryScheduler();
       const [clientEnd, a] = memoryPair(scheduler, capacity);

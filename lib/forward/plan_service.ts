@@ -2,9 +2,8 @@
 import { cidrContains, type Family, familyOf, hostPort, isPrivate, isUnicastEndpoint } from "../addr.ts";
 import type { Endpoint, EndpointSlice, Protocol, Service, ServiceKey, ServicePort } from "../meta/model.ts";
 import { serviceKey } from "../meta/model.ts";
-import type { ForwardConfig, NodeFacts, Preference } from "./facts.ts";
+import type { Balance, ForwardConfig, NodeFacts, Preference } from "./facts.ts";
 import {
-  type Balance,
   type Frontend,
   KERNEL_BALANCES,
   type PlannedPort,
@@ -13,7 +12,7 @@ import {
   type Verdict,
   type Way,
   type WayReason,
-} from "./plan.ts";
+} from "./plan_model.ts";
 import { type Selectable, selectEndpoints } from "./select.ts";
 
 /** Kubernetes' label for Services that another service proxy handles. */

@@ -11,7 +11,7 @@
  */
 import type { Family } from "../../addr.ts";
 import type { NodeFacts } from "../facts.ts";
-import type { PlannedPort } from "../plan.ts";
+import type { PlannedPort } from "../plan_model.ts";
 import {
   AGENT_TABLE,
   type AtomType,
@@ -20,8 +20,8 @@ import {
   type Pick,
   type Rule,
   type SetSpec,
-  type Table,
   TABLE,
+  type Table,
 } from "./ruleset.ts";
 
 const PRIORITY_AGENT = -115;
@@ -188,4 +188,3 @@ function ip(family: Family): AtomType {
 function families<T>(make: (family: Family) => readonly T[]): T[] {
   return [...make(4), ...make(6)];
 }
-

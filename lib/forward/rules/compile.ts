@@ -9,7 +9,7 @@
  */
 import { cidrText, familyOf } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
-import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan.ts";
+import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan_model.ts";
 import { chainFor, staticTables } from "./base.ts";
 import {
   AGENT_TABLE,
@@ -112,9 +112,10 @@ function spread(place: Place, part: Part, targets: readonly IpPort[]): void {
     part.element(`${node}single${port.family}`, { key, value: [targets[0]!.ip, targets[0]!.port] });
     return;
   }
-  const name = `svc-${port.namespace}/${port.service}/${port.protocol.toLowerCase()}/${port.port}/v${port.family}/${scope}${
-    node ? "/np" : ""
-  }`;
+  const name =
+    `svc-${port.namespace}/${port.service}/${port.protocol.toLowerCase()}/${port.port}/v${port.family}/${scope}${
+      node ? "/np" : ""
+    }`;
   part.chain(chainFor(name, port, targets.length, node !== ""));
   part.verdict(port, frontend, { goto: name });
   targets.forEach((target, slot) => {
@@ -193,4 +194,3 @@ function sharedFragment(plan: Plan, here: ReadonlySet<string>, previous: Fragmen
   };
   return previous && JSON.stringify(previous.tables) === JSON.stringify(next.tables) ? previous : next;
 }
-

@@ -10,20 +10,7 @@ import {
   type Table,
   type TableFragment,
 } from "./ruleset.ts";
-import type { RulesState, TableState } from "./writer.ts";
-
-/** One change; a list of them is applied in order and as one transaction. */
-export type Operation =
-  /** Makes the table with its sets and base chains anew; what it held is gone. */
-  | { readonly op: "table"; readonly table: Table }
-  | { readonly op: "delete-table"; readonly name: string }
-  /** Makes an empty chain that elements and rules may refer to. */
-  | { readonly op: "add-chain"; readonly table: string; readonly chain: Chain }
-  /** Replaces the rules of an existing chain. */
-  | { readonly op: "fill-chain"; readonly table: string; readonly chain: Chain }
-  | { readonly op: "delete-chain"; readonly table: string; readonly name: string }
-  | { readonly op: "add"; readonly table: string; readonly set: string; readonly elements: readonly Element[] }
-  | { readonly op: "delete"; readonly table: string; readonly set: string; readonly elements: readonly Element[] };
+import type { Operation, RulesState, TableState } from "./kernel.ts";
 
 /** Operations by phase: what is referred to exists before and goes after what refers to it. */
 class Plan {
@@ -136,7 +123,7 @@ function diffPart(plan: Plan, before: TableFragment, after: TableFragment): void
   const names = new Set([...before.sets, ...after.sets].map((s) => s.set));
   for (const set of names) {
     const held = new Map<string, Element>();
-    for (const s of before.sets) if (s.set === set) for (const e of s.elements) held.set(elementKey(e.key), e);
+    for (const s of before.sets) if (s.set === set) { for (const e of s.elements) held.set(elementKey(e.key), e); }
     for (const s of after.sets) {
       if (s.set !== set) continue;
       for (const element of s.elements) {

@@ -3,9 +3,8 @@
  * rules. It passes the same contract suite as the real back ends, which is what makes tests over it worth something.
  */
 import { MeshError } from "../../errors.ts";
-import type { Operation } from "./diff.ts";
 import { type Chain, chainTag, type Element, elementKey, elementValue, type SetSpec } from "./ruleset.ts";
-import type { KernelRules, RulesState, TableState } from "./writer.ts";
+import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 
 export interface FakeSet {
   readonly spec: SetSpec;
@@ -110,15 +109,21 @@ function applyTo(tables: Map<string, FakeTable>, op: Operation): void {
 
 function addElement(table: FakeTable, name: string, element: Element): void {
   const set = setOf(table, name);
-  if (element.key.length !== set.spec.key.length) throw refusal(`${name}: key ${elementKey(element.key)} has a wrong form`);
-  if ((element.value === undefined) !== (set.spec.value === undefined)) throw refusal(`${name}: value where none belongs`);
+  if (element.key.length !== set.spec.key.length) {
+    throw refusal(`${name}: key ${elementKey(element.key)} has a wrong form`);
+  }
+  if ((element.value === undefined) !== (set.spec.value === undefined)) {
+    throw refusal(`${name}: value where none belongs`);
+  }
   const { value } = element;
   if (value !== undefined && value !== "drop" && "goto" in value && !table.chains.has(value.goto)) {
     throw refusal(`no chain ${value.goto}`);
   }
   const key = elementKey(element.key);
   const held = set.elements.get(key);
-  if (held && elementValue(held.value) !== elementValue(value)) throw refusal(`${name}: ${key} exists with another value`);
+  if (held && elementValue(held.value) !== elementValue(value)) {
+    throw refusal(`${name}: ${key} exists with another value`);
+  }
   set.elements.set(key, element);
 }
 

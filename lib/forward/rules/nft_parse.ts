@@ -1,7 +1,7 @@
 /** `nft -j list table` → state. Pure. Knows the shapes that {@link renderOperations} makes; others become "foreign". */
 import { MeshError } from "../../errors.ts";
 import { type Hook, type SetSpec } from "./ruleset.ts";
-import type { TableState } from "./writer.ts";
+import type { TableState } from "./kernel.ts";
 
 type Json = Record<string, unknown>;
 

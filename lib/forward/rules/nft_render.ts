@@ -1,7 +1,7 @@
 /** Operations → `nft` script. Pure. Works with nft 0.9.8 (Debian 11) and later: no syntax newer than that. */
 import type { Family } from "../../addr.ts";
 import { assertNever } from "../../errors.ts";
-import type { Operation } from "./diff.ts";
+import type { Operation } from "./kernel.ts";
 import {
   type Action,
   type AtomType,

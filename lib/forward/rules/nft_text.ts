@@ -1,10 +1,9 @@
 /** The second back end: one `nft` process per transaction, for hosts that refuse netlink over FFI. */
 import { MeshError } from "../../errors.ts";
-import type { Operation } from "./diff.ts";
 import { parseTable } from "./nft_parse.ts";
 import { renderOperations } from "./nft_render.ts";
 import type { SetSpec } from "./ruleset.ts";
-import type { KernelRules, RulesState, TableState } from "./writer.ts";
+import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 
 /** Runs `nft` once with these arguments and this standard input. */
 export type RunNft = (

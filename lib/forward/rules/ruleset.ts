@@ -65,7 +65,12 @@ export type Action =
   | { readonly goto: string }
   | { readonly reject: "reset" | "unreachable" }
   /** Remembers key → value in a learned map for so many seconds since the last time. */
-  | { readonly learn: readonly Field[]; readonly value: readonly Field[]; readonly map: string; readonly seconds: number }
+  | {
+    readonly learn: readonly Field[];
+    readonly value: readonly Field[];
+    readonly map: string;
+    readonly seconds: number;
+  }
   | "masquerade"
   | "drop";
 

@@ -1,32 +1,7 @@
-/**
- * The one interface between plans and the kernel's packet rules. {@link RuleWriter} is what forwarding uses;
- * {@link KernelRules} is what a back end implements: send operations as one transaction, read tables back.
- */
-import { diffRulesets, diffState, type Operation } from "./diff.ts";
-import { AGENT_TABLE, type Hook, type Ruleset, type SetSpec, TABLE } from "./ruleset.ts";
-
-/** What the kernel holds of one of our tables. */
-export interface TableState {
-  /** Set name → element key text → element value text. Learned sets are listed as empty. */
-  readonly sets: ReadonlyMap<string, ReadonlyMap<string, string>>;
-  /** Chain name → hook and the tag of each rule, in order; "" for a rule that carries none (a foreign one). */
-  readonly chains: ReadonlyMap<string, { readonly hook?: Hook; readonly tags: readonly string[] }>;
-}
-
-/** Our tables as they are now; a table that does not exist is absent. */
-export type RulesState = ReadonlyMap<string, TableState>;
-
-export interface KernelRules {
-  readonly kind: "netlink" | "nft" | "memory";
-  /** Whether owned tables end by themselves when the agent's process ends. */
-  readonly ownsTables: boolean;
-  /** Applies all operations or none. Throws MeshError KERNEL. */
-  commit(operations: readonly Operation[]): Promise<void>;
-  /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
-  list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
-  /** Lets go of descriptors (and, where `ownsTables`, of owned tables); rules of persistent tables stay. */
-  close(): void;
-}
+/** The one interface between plans and the kernel's packet rules, whatever back end writes them. */
+import { diffRulesets, diffState } from "./diff.ts";
+import type { KernelRules, Operation, RulesState } from "./kernel.ts";
+import { AGENT_TABLE, type Ruleset, TABLE } from "./ruleset.ts";
 
 export interface ApplyResult {
   /** Changes sent to the kernel; 0 when nothing had to change. */

@@ -1,0 +1,92 @@
+/** The connections the agent carries now: caps, idle policy, and the end of all of them. */
+import type { CancelTimer, Clock } from "../clock.ts";
+import type { ReasonCode } from "../errors.ts";
+
+/** A connection in any stage. */
+export interface Tracked {
+  /** Bytes so far, both ways: what shows that a connection is in use. */
+  readonly bytes: number;
+  readonly halfClosed: boolean;
+  /** Its own limit instead of the policy's `idleMs`; datagram flows have no other end. */
+  readonly idleMs?: number;
+  reset(code: ReasonCode): void;
+}
+
+export interface IdlePolicy {
+  /** A connection without a byte for so long is reset; 0 = never, as on the kernel way. */
+  readonly idleMs: number;
+  /** The same once one side has ended: such a connection is usually a leftover. */
+  readonly halfClosedMs: number;
+}
+
+/** conntrack gives half-closed connections two minutes; this is for programs that answer after long work. */
+export const DEFAULT_IDLE: IdlePolicy = { idleMs: 0, halfClosedMs: 600_000 };
+
+/** How often idle connections are looked for: limits are met within this much. */
+const SWEEP_MS = 5_000;
+
+interface Seen {
+  bytes: number;
+  since: number;
+}
+
+export class Connections {
+  readonly #clock: Clock;
+  readonly #max: number;
+  readonly #idle: IdlePolicy;
+  readonly #all = new Map<Tracked, Seen>();
+  #closed = false;
+  #cancel: CancelTimer | undefined;
+
+  constructor(clock: Clock, max: number, idle: IdlePolicy = DEFAULT_IDLE) {
+    this.#clock = clock;
+    this.#max = max;
+    this.#idle = idle;
+  }
+
+  get size(): number {
+    return this.#all.size;
+  }
+
+  get full(): boolean {
+    return this.#all.size >= this.#max;
+  }
+
+  /** From now on it is swept; after {@link close} it is reset at once. */
+  add(connection: Tracked): void {
+    if (this.#closed) return connection.reset("SHUTDOWN");
+    this.#all.set(connection, { bytes: 0, since: this.#clock.now() });
+    this.#cancel ??= this.#clock.timer(SWEEP_MS, this.#sweep);
+  }
+
+  delete(connection: Tracked): void {
+    this.#all.delete(connection);
+  }
+
+  /** The connections there are now. */
+  values(): Iterable<Tracked> {
+    return this.#all.keys();
+  }
+
+  close(code: ReasonCode): void {
+    this.#closed = true;
+    this.#cancel?.();
+    this.#cancel = undefined;
+    for (const connection of [...this.#all.keys()]) connection.reset(code);
+    this.#all.clear();
+  }
+
+  readonly #sweep = () => {
+    const now = this.#clock.now();
+    for (const [connection, seen] of this.#all) {
+      if (connection.bytes !== seen.bytes) {
+        seen.bytes = connection.bytes;
+        seen.since = now;
+        continue;
+      }
+      const limit = connection.halfClosed ? this.#idle.halfClosedMs : connection.idleMs ?? this.#idle.idleMs;
+      if (limit > 0 && now - seen.since >= limit) connection.reset("TIMEOUT");
+    }
+    this.#cancel = this.#all.size > 0 ? this.#clock.timer(SWEEP_MS, this.#sweep) : undefined;
+  };
+}

@@ -1,0 +1,284 @@
+/**
+ * Brings Service traffic of this node to its endpoints: keeps the kernel's rules at the newest snapshot, and carries
+ * what the kernel cannot. The only class that whoever composes the agent needs.
+ */
+import { hostPort } from "../addr.ts";
+import type { CancelTimer, Clock } from "../clock.ts";
+import { describe, MeshError } from "../errors.ts";
+import type { Logger } from "../log.ts";
+import type { MetaReader } from "../meta/model.ts";
+import type { DatagramDialer, Dialer, IpPort, Listener, Loop } from "../net.ts";
+import { Connections, DEFAULT_IDLE, type IdlePolicy } from "./connections.ts";
+import { Counters } from "./counters.ts";
+import type { ForwardConfig, NodeFacts } from "./facts.ts";
+import { FrontendIndex } from "./frontends.ts";
+import { Incoming, type IncomingFlow, type IncomingStream } from "./incoming.ts";
+import { LocalDialer } from "./local_dialer.ts";
+import { Picker } from "./picker.ts";
+import { PipeKit } from "./pipe.ts";
+import { emptyPlan, planForwarding } from "./plan.ts";
+import type { Plan } from "./plan_model.ts";
+import { compileRules } from "./rules/compile.ts";
+import type { Ruleset } from "./rules/ruleset.ts";
+import type { RuleWriter } from "./rules/writer.ts";
+import { type ForwardStatus, forwardStatus } from "./status.ts";
+import { TcpForwarder } from "./tcp.ts";
+import { UdpForwarder } from "./udp.ts";
+
+/** Ports of the mesh address tried for the TCP listener, in order; below the punch range, off NodePorts. */
+export const TCP_PORTS = { first: 19001, count: 16 } as const;
+/** After the kernel refused a change, it is tried again so much later. */
+const RETRY_MS = 1_000;
+/** How often the kernel is asked whether our tables still are what we wrote: foreign flushes are undone within this. */
+const REPAIR_MS = 1_500;
+
+export interface ForwarderOptions {
+  /** Milliseconds for connecting to one endpoint. */
+  readonly connectTimeoutMs: number;
+  readonly udpIdleMs: number;
+  /** Connections and flows at a time, both directions together. */
+  readonly maxConnections: number;
+  readonly accessLog: boolean;
+  readonly idle?: IdlePolicy;
+}
+
+export interface ForwarderDeps {
+  readonly loop: Loop;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly tunnel: Dialer & DatagramDialer;
+  readonly rules: RuleWriter;
+  readonly facts: NodeFacts;
+  readonly config: ForwardConfig;
+  readonly options: ForwarderOptions;
+  /** Runs a task after other sockets had their turn (fairness of very fast pairs). */
+  readonly defer?: (task: () => void) => void;
+}
+
+export class Forwarder {
+  readonly #deps: ForwarderDeps;
+  readonly #counters = new Counters();
+  readonly #picker = new Picker();
+  readonly #index = new FrontendIndex();
+  readonly #connections: Connections;
+  readonly #tcp: TcpForwarder;
+  readonly #udp: UdpForwarder;
+  readonly #incoming: Incoming;
+  readonly #listeners: Listener[] = [];
+  #facts: NodeFacts;
+  #config: ForwardConfig;
+  #meta: MetaReader | undefined;
+  #plan: Plan;
+  #applied: Ruleset | undefined;
+  #dirty = false;
+  #busy: Promise<void> | undefined;
+  #problem: string | undefined;
+  #repairs = 0;
+  #timer: CancelTimer | undefined;
+  #closed = false;
+
+  constructor(deps: ForwarderDeps) {
+    const { loop, clock, options, tunnel } = deps;
+    const log = deps.log.child("forward");
+    this.#deps = { ...deps, log };
+    this.#facts = deps.facts;
+    this.#config = deps.config;
+    this.#plan = emptyPlan(deps.facts, deps.config);
+    this.#connections = new Connections(clock, options.maxConnections, options.idle ?? DEFAULT_IDLE);
+    const local = new LocalDialer({ loop, timeoutMs: options.connectTimeoutMs });
+    const shared = {
+      clock,
+      log,
+      loop,
+      local,
+      tunnel,
+      index: this.#index,
+      picker: this.#picker,
+      counters: this.#counters,
+      connections: this.#connections,
+      kit: new PipeKit(deps.defer),
+      facts: () => this.#facts,
+    };
+    this.#tcp = new TcpForwarder({ ...shared, ...options });
+    this.#udp = new UdpForwarder({ ...shared, idleMs: options.udpIdleMs });
+    this.#incoming = new Incoming({
+      ...shared,
+      meta: () => this.#meta,
+      policy: () => ({ facts: this.#facts, config: this.#config }),
+      udpIdleMs: options.udpIdleMs,
+    });
+  }
+
+  /**
+   * Takes a new snapshot. Resolves when the kernel holds rules of this snapshot or of a later one; never rejects: what
+   * goes wrong is logged, shown in status and tried again. Before the first synced snapshot nothing is touched, so
+   * that rules of an earlier run go on serving.
+   */
+  update(meta: MetaReader): Promise<void> {
+    this.#meta = meta;
+    return this.#sync();
+  }
+
+  /** The node changed: addresses, pod networks, routable subnets. */
+  setFacts(facts: NodeFacts): Promise<void> {
+    this.#facts = facts;
+    return this.#sync();
+  }
+
+  setConfig(config: ForwardConfig): Promise<void> {
+    this.#config = config;
+    return this.#sync();
+  }
+
+  /** A stream that another node opened through the tunnel. */
+  onTunnelStream(incoming: IncomingStream): void {
+    if (this.#closed) incoming.refuse("SHUTDOWN");
+    else this.#incoming.stream(incoming);
+  }
+
+  onTunnelFlow(incoming: IncomingFlow): void {
+    if (this.#closed) incoming.refuse("SHUTDOWN");
+    else this.#incoming.flow(incoming);
+  }
+
+  /** The plan in force: what `resolve` explains. */
+  get plan(): Plan {
+    return this.#plan;
+  }
+
+  status(): ForwardStatus {
+    return forwardStatus({
+      plan: this.#plan,
+      counters: this.#counters,
+      connections: this.#connections.size,
+      rules: this.#deps.rules,
+      synced: this.#meta?.synced ?? false,
+      repairs: this.#repairs,
+      problem: this.#problem,
+    });
+  }
+
+  /** Ends all connections. `keepKernelRules`: kernel-way Services go on being served without the agent. */
+  async close(options: { readonly keepKernelRules: boolean }): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#timer?.();
+    await this.#busy;
+    try {
+      // Rules that point at the listeners go before the listeners do.
+      await this.#deps.rules.remove(options.keepKernelRules ? "agent" : "all");
+    } catch (error) {
+      this.#deps.log.warn("Rules could not be removed", { error: describe(error) });
+    }
+    for (const listener of this.#listeners) listener.close();
+    this.#udp.close();
+    this.#connections.close("SHUTDOWN");
+    this.#deps.rules.close();
+  }
+
+  #sync(): Promise<void> {
+    if (this.#closed || !this.#meta?.synced) return Promise.resolve();
+    this.#dirty = true;
+    this.#busy ??= this.#run().finally(() => this.#busy = undefined);
+    return this.#busy;
+  }
+
+  /** Applies snapshots until the newest is in; those that came while the kernel was busy are skipped. */
+  async #run(): Promise<void> {
+    // Several updates in one turn are one.
+    await Promise.resolve();
+    while (this.#dirty && !this.#closed) {
+      this.#dirty = false;
+      const plan = planForwarding(this.#meta!, this.#facts, this.#config, this.#plan);
+      this.#use(plan);
+      try {
+        await this.#apply(plan);
+        this.#arm(REPAIR_MS);
+      } catch (error) {
+        if (this.#problem === undefined) {
+          this.#deps.log.error("Kernel rules could not be written", { error: describe(error) });
+        }
+        this.#problem = describe(error);
+        this.#arm(RETRY_MS);
+      }
+    }
+  }
+
+  /** What the agent itself decides follows the plan at once. */
+  #use(plan: Plan): void {
+    this.#plan = plan;
+    this.#index.update(plan);
+    this.#incoming.update();
+    this.#udp.prepare(plan);
+    const ids = new Set<string>();
+    for (const service of plan.services.values()) for (const port of service.ports) ids.add(port.id);
+    this.#counters.keep(ids);
+    this.#picker.keep(ids);
+  }
+
+  async #apply(plan: Plan): Promise<void> {
+    this.#listen();
+    const find = (ip: string | undefined): IpPort | undefined => this.#listeners.find((l) => l.local.ip === ip)?.local;
+    const tcp4 = find(this.#facts.mesh4);
+    const tcp6 = find(this.#facts.mesh6);
+    const ruleset = compileRules(plan, {
+      ...(tcp4 ? { tcp4 } : {}),
+      ...(tcp6 ? { tcp6 } : {}),
+      udp: this.#udp.addresses,
+    }, this.#applied);
+    await this.#deps.rules.apply(ruleset);
+    this.#applied = ruleset;
+    if (this.#problem !== undefined) this.#deps.log.info("Kernel rules are in place again");
+    this.#problem = undefined;
+    this.#udp.retire(plan);
+  }
+
+  /** A listener per mesh address, before any rule points at it. */
+  #listen(): void {
+    for (const ip of [this.#facts.mesh4, this.#facts.mesh6]) {
+      if (ip === undefined || this.#listeners.some((l) => l.local.ip === ip)) continue;
+      this.#listeners.push(listenNear(this.#deps.loop, ip, (accepted) => this.#tcp.accept(accepted)));
+    }
+  }
+
+  #arm(ms: number): void {
+    this.#timer?.();
+    this.#timer = this.#deps.clock.timer(ms, () => void this.#tick());
+  }
+
+  /** Tries again what failed, or looks whether somebody else changed our tables. */
+  async #tick(): Promise<void> {
+    if (this.#closed || this.#busy) return;
+    if (this.#problem !== undefined) return void this.#sync();
+    this.#busy = this.#repair().finally(() => this.#busy = undefined);
+    await this.#busy;
+    if (this.#dirty) await this.#sync();
+  }
+
+  async #repair(): Promise<void> {
+    try {
+      const { operations } = await this.#deps.rules.repair();
+      if (operations > 0) {
+        this.#repairs++;
+        this.#deps.log.warn("Kernel rules were changed by somebody else and are repaired", { operations });
+      }
+    } catch (error) {
+      this.#problem = describe(error);
+    }
+    if (!this.#closed) this.#arm(this.#problem === undefined ? REPAIR_MS : RETRY_MS);
+  }
+}
+
+function listenNear(loop: Loop, ip: string, onAccept: Parameters<Loop["listenTcp"]>[1]): Listener {
+  let last: unknown;
+  for (let port = TCP_PORTS.first; port < TCP_PORTS.first + TCP_PORTS.count; port++) {
+    try {
+      return loop.listenTcp({ ip, port }, onAccept, { freeBind: true });
+    } catch (error) {
+      last = error;
+    }
+  }
+  throw new MeshError("KERNEL", `No port for the forwarding listener near ${hostPort({ ip, port: TCP_PORTS.first })}`, {
+    cause: last,
+  });
+}

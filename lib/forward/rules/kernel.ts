@@ -1,0 +1,38 @@
+/** What a back end of the rule writer implements: operations as one transaction, and reading tables back. */
+import type { Chain, Element, Hook, SetSpec, Table } from "./ruleset.ts";
+
+/** One change; a list of them is applied in order and as one transaction. */
+export type Operation =
+  /** Makes the table with its sets and base chains anew; what it held is gone. */
+  | { readonly op: "table"; readonly table: Table }
+  | { readonly op: "delete-table"; readonly name: string }
+  /** Makes an empty chain that elements and rules may refer to. */
+  | { readonly op: "add-chain"; readonly table: string; readonly chain: Chain }
+  /** Replaces the rules of an existing chain. */
+  | { readonly op: "fill-chain"; readonly table: string; readonly chain: Chain }
+  | { readonly op: "delete-chain"; readonly table: string; readonly name: string }
+  | { readonly op: "add"; readonly table: string; readonly set: string; readonly elements: readonly Element[] }
+  | { readonly op: "delete"; readonly table: string; readonly set: string; readonly elements: readonly Element[] };
+
+/** What the kernel holds of one of our tables. */
+export interface TableState {
+  /** Set name → element key text → element value text. Learned sets are listed as empty. */
+  readonly sets: ReadonlyMap<string, ReadonlyMap<string, string>>;
+  /** Chain name → hook and the tag of each rule, in order; "" for a rule that carries none (a foreign one). */
+  readonly chains: ReadonlyMap<string, { readonly hook?: Hook; readonly tags: readonly string[] }>;
+}
+
+/** Our tables as they are now; a table that does not exist is absent. */
+export type RulesState = ReadonlyMap<string, TableState>;
+
+export interface KernelRules {
+  readonly kind: "netlink" | "nft" | "memory";
+  /** Whether owned tables end by themselves when the agent's process ends. */
+  readonly ownsTables: boolean;
+  /** Applies all operations or none. Throws MeshError KERNEL. */
+  commit(operations: readonly Operation[]): Promise<void>;
+  /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
+  list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
+  /** Lets go of descriptors (and, where `ownsTables`, of owned tables); rules of persistent tables stay. */
+  close(): void;
+}
