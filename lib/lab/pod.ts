@@ -15,6 +15,11 @@ export interface PodNetworkOptions {
    * (`bridge-nf-call-iptables`), without which no Service on the same bridge works with any proxy. Default `ptp`.
    */
   readonly mode?: "ptp" | "bridge";
+  /**
+   * The node hides its pods behind its own address when they leave the cluster, as Docker and CNI's `ipMasq` do.
+   * Default true.
+   */
+  readonly masquerade?: boolean;
   /** Default: the mesh's resolver with the search list of namespace `default`. */
   readonly resolvConf?: string;
 }
@@ -26,6 +31,8 @@ options ndots:5
 `;
 
 const BRIDGE = "pods0";
+/** Where pods keep their source address: all pod networks of the default topology. */
+const CLUSTER_CIDR = "10.244.0.0/16";
 
 /** A pod: a machine of its own with one interface. */
 export interface Pod {
@@ -77,6 +84,7 @@ export class PodNetwork {
           `addr add ${network.gateway}/${network.#bits} dev ${BRIDGE}`,
         ]
         : [],
+      ...((options.masquerade ?? true) ? { nft: masqueradeRules(network.cidr) } : {}),
     });
     node.podNetwork = network;
     return network;
@@ -115,4 +123,13 @@ export class PodNetwork {
       ),
     ]);
   }
+}
+
+function masqueradeRules(cidr: string): string {
+  return `table ip lab_cni {
+  chain post {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr ${cidr} ip daddr != ${CLUSTER_CIDR} ip daddr != ${cidr} oifname != "pod*" masquerade
+  }
+}`;
 }

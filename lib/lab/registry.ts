@@ -15,12 +15,14 @@ export interface LabRecord {
   readonly pid: number;
   /** Start of that process in clock ticks since boot: tells it from a later process with the same number. */
   readonly started: string;
-  /** The boot it belongs to: after a reboot nothing is left to clean but folders. */
+  /** The boot it belongs to: after a reboot nothing is left to clean but its folder. */
   readonly boot: string;
   /** Folder with logs and the files of programs. */
   readonly dir: string;
 }
 
+/** /run empties itself at boot, with the namespaces. */
+const REGISTRY_DIR = "/run/edgemesh-lab";
 const NETNS_DIR = "/run/netns";
 /** How long processes may take to die of SIGKILL: they only wait for the kernel. */
 const KILL_TIMEOUT_MS = 5_000;
@@ -33,10 +35,9 @@ export function netnsName(id: string, name: string): string {
 /** Writes the record of a lab owned by this process. */
 export async function register(id: string, dir: string): Promise<LabRecord> {
   const record = { id, pid: Deno.pid, started: stat(Deno.pid)?.started ?? "", boot: await bootId(), dir };
-  const folder = registryDir();
-  await Deno.mkdir(folder, { recursive: true, mode: 0o755 });
-  await Deno.writeTextFile(`${folder}/${id}.tmp`, JSON.stringify(record));
-  await Deno.rename(`${folder}/${id}.tmp`, `${folder}/${id}.json`);
+  await Deno.mkdir(REGISTRY_DIR, { recursive: true, mode: 0o755 });
+  await Deno.writeTextFile(`${REGISTRY_DIR}/${id}.tmp`, JSON.stringify(record));
+  await Deno.rename(`${REGISTRY_DIR}/${id}.tmp`, `${REGISTRY_DIR}/${id}.json`);
   return record;
 }
 
@@ -44,9 +45,9 @@ export async function register(id: string, dir: string): Promise<LabRecord> {
 export async function records(): Promise<LabRecord[]> {
   const found: LabRecord[] = [];
   try {
-    for await (const entry of Deno.readDir(registryDir())) {
+    for await (const entry of Deno.readDir(REGISTRY_DIR)) {
       if (!/^[0-9a-f]{6}\.json$/.test(entry.name)) continue;
-      const text = await Deno.readTextFile(`${registryDir()}/${entry.name}`).catch(() => "");
+      const text = await Deno.readTextFile(`${REGISTRY_DIR}/${entry.name}`).catch(() => "");
       // Gone or half-way: another process is cleaning up at this moment.
       if (text !== "") found.push(JSON.parse(text) as LabRecord);
     }
@@ -84,7 +85,7 @@ export async function removeLab(record: LabRecord): Promise<void> {
   const left = await namespacesOf(record.id);
   if (left.length > 0) throw new MeshError("KERNEL", `Cannot delete network namespaces ${left.join(", ")}`);
   await Deno.remove(record.dir, { recursive: true }).catch(ignoreMissing);
-  await Deno.remove(`${registryDir()}/${record.id}.json`).catch(ignoreMissing);
+  await Deno.remove(`${REGISTRY_DIR}/${record.id}.json`).catch(ignoreMissing);
 }
 
 /** Processes whose network namespace is one of `names`. */
@@ -125,11 +126,6 @@ async function namespacesOf(id: string): Promise<string[]> {
     ignoreMissing(error);
   }
   return names;
-}
-
-/** /run where it can be written, which a root's lab always can; another place is for tests of this module. */
-function registryDir(): string {
-  return Deno.env.get("EDGEMESH_LAB_REGISTRY") ?? "/run/edgemesh-lab";
 }
 
 async function bootId(): Promise<string> {

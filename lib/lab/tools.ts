@@ -49,9 +49,14 @@ export async function requireTools<const T extends Tool>(tools: readonly T[]): P
     else found[tool] = path;
   }));
   if (missing.length === 0) return found as Record<T, string>;
-  missing.sort();
+  throw missingTools(missing);
+}
+
+/** The error for programs that are nowhere: names them, and what to install. */
+export function missingTools(missing: readonly Tool[]): MeshError {
   const packages = [...new Set(missing.map((tool) => PACKAGES[tool]))].sort().join(" ");
-  throw new MeshError("TOOL_MISSING", `The lab needs programs that are not installed: ${missing.join(", ")}`, {
+  const names = [...missing].sort().join(", ");
+  return new MeshError("TOOL_MISSING", `The lab needs programs that are not installed: ${names}`, {
     hint: missing.every((tool) => FETCHABLE.has(tool))
       ? `scripts/fetch_backends.sh, or apt-get install ${packages}`
       : `apt-get install ${packages}`,
