@@ -41,6 +41,8 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   random(): number;
   onUp(welcome: Welcome): void;
   onDown(reason: ReasonCode): void;
+  /** An attempt failed; the next one waits. */
+  onRetry?(): void;
   /** Somebody came or went; {@link ControlClient.online} is up to date. */
   onPeers(online: readonly string[], offline: readonly string[]): void;
   onMeta(message: Uint8Array): void;
@@ -196,6 +198,7 @@ export class ControlClient {
       retry_ms: Math.round(wait),
     });
     this.#cancelWait = clock.timer(wait, () => void this.#connect());
+    this.#options.onRetry?.();
   }
 
   #message(m: ControlMessage): void {

@@ -1,0 +1,25 @@
+/**
+ * Where the manager gets carriers from. Today the relay is the only way; LAN and punched connections come as further
+ * implementations, and a race of all of them as one more.
+ */
+import type { MeshError } from "../../errors.ts";
+import type { Carrier, PathKind } from "../carrier.ts";
+
+export interface PathSink {
+  /** A way is open: may come several times, better ways later. The manager owns the carrier from now on. */
+  onCarrier(carrier: Carrier): void;
+  /** Nothing works now, and why. Comes at most once, and last. */
+  onFailed(error: MeshError): void;
+  /** Something worth remembering in the peer's ring of path events. */
+  onNote(path: PathKind, note: string): void;
+}
+
+export interface PathAttempt {
+  /** Nobody waits any more. Nothing is told afterwards; a carrier that is being made is closed. */
+  cancel(): void;
+}
+
+export interface PathAgent {
+  /** Starts making carriers to a node. The sink is never called from inside this call. */
+  connect(peer: string, sink: PathSink): PathAttempt;
+}

@@ -1,0 +1,141 @@
+/** Carriers through the servers: a channel on a control connection with our own mutual TLS inside. */
+import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
+import type { Logger } from "../../log.ts";
+import type { Carrier } from "../carrier.ts";
+import type { CarrierEngine } from "../carriers/engine.ts";
+import type { ControlClient } from "../control/client.ts";
+import type { Servers } from "../control/servers.ts";
+import type { ChannelDuplex } from "./channel_duplex.ts";
+import type { PathAgent, PathAttempt, PathSink } from "./path_agent.ts";
+
+/** Channels from others whose handshake is not finished: more than that at once is an attack, or a restart to be paced. */
+const MAX_ACCEPTING = 64;
+
+/** Reasons another server would only repeat: the peer was reached, and it is not the one that was meant. */
+const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
+  "CERT_UNTRUSTED",
+  "CERT_EXPIRED",
+  "REVOKED",
+  "NODE_KEY_MISMATCH",
+]);
+
+export interface RelayPathOptions {
+  readonly engine: CarrierEngine<ChannelDuplex>;
+  readonly servers: Pick<Servers, "candidates" | "connecting" | "lastError">;
+  readonly log: Logger;
+  /** A peer connected to us. */
+  onCarrier(carrier: Carrier): void;
+}
+
+export class RelayPath implements PathAgent {
+  readonly #options: RelayPathOptions;
+  readonly #attempts = new Set<Attempt>();
+  #accepting = 0;
+
+  constructor(options: RelayPathOptions) {
+    this.#options = options;
+  }
+
+  connect(peer: string, sink: PathSink): PathAttempt {
+    const attempt: Attempt = new Attempt(this.#options, peer, sink, () => this.#attempts.delete(attempt));
+    this.#attempts.add(attempt);
+    queueMicrotask(() => attempt.start());
+    return attempt;
+  }
+
+  /** A server came, went or could not be reached: attempts that wait for one look again. */
+  serversChanged(): void {
+    for (const attempt of [...this.#attempts]) attempt.serversChanged();
+  }
+
+  /** Another agent opened a channel to us. */
+  accept(leg: ChannelDuplex): void {
+    if (this.#accepting >= MAX_ACCEPTING) {
+      leg.destroy(new MeshError("LIMIT", `${MAX_ACCEPTING} channels wait for their handshake already`));
+      return;
+    }
+    this.#accepting++;
+    void this.#accept(leg).finally(() => this.#accepting--);
+  }
+
+  async #accept(leg: ChannelDuplex): Promise<void> {
+    const { engine, log, onCarrier } = this.#options;
+    try {
+      onCarrier(await engine.accept(leg, { path: "relay" }));
+    } catch (error) {
+      log.warn("peer refused", { claims: leg.node, path: "relay", reason: codeOf(error), error: describe(error) });
+    }
+  }
+}
+
+class Attempt implements PathAttempt {
+  readonly #options: RelayPathOptions;
+  readonly #peer: string;
+  readonly #sink: PathSink;
+  readonly #onEnd: () => void;
+  readonly #tried = new Set<ControlClient>();
+  #leg: ChannelDuplex | undefined;
+  #last: MeshError | undefined;
+  #over = false;
+
+  constructor(options: RelayPathOptions, peer: string, sink: PathSink, onEnd: () => void) {
+    this.#options = options;
+    this.#peer = peer;
+    this.#sink = sink;
+    this.#onEnd = onEnd;
+  }
+
+  start(): void {
+    if (this.#over || this.#leg) return;
+    const { servers } = this.#options;
+    const server = servers.candidates(this.#peer).find((client) => !this.#tried.has(client));
+    if (server) return void this.#through(server);
+    // A server that is just coming up may be the one; the manager's deadline bounds the wait.
+    if (servers.connecting) return;
+    this.#end();
+    this.#sink.onFailed(
+      this.#last ?? new MeshError("SERVER_UNREACHABLE", `Not connected to any server: ${servers.lastError}`),
+    );
+  }
+
+  serversChanged(): void {
+    queueMicrotask(() => this.start());
+  }
+
+  cancel(): void {
+    if (this.#over) return;
+    this.#end();
+    this.#leg?.destroy();
+  }
+
+  async #through(server: ControlClient): Promise<void> {
+    this.#tried.add(server);
+    const leg = server.openChannel(this.#peer);
+    if (!leg) return this.start();
+    this.#leg = leg;
+    try {
+      const carrier = await this.#options.engine.connect(leg, { peer: this.#peer, path: "relay" });
+      if (this.#over) return carrier.close("SHUTDOWN");
+      this.#end();
+      this.#sink.onCarrier(carrier);
+    } catch (error) {
+      this.#leg = undefined;
+      if (!this.#over) this.#failed(server, error);
+    }
+  }
+
+  #failed(server: ControlClient, error: unknown): void {
+    const failure = error instanceof MeshError ? error : new MeshError("INTERNAL", "Relay failed", { cause: error });
+    this.#sink.onNote("relay", `${server.url}: ${failure.code}`);
+    // What several servers say: the first is the best placed to know, unless it only lost us.
+    if (this.#last === undefined || this.#last.code === "SERVER_UNREACHABLE") this.#last = failure;
+    if (!FINAL.has(failure.code)) return this.start();
+    this.#end();
+    this.#sink.onFailed(failure);
+  }
+
+  #end(): void {
+    this.#over = true;
+    this.#onEnd();
+  }
+}

@@ -1,0 +1,450 @@
+/**
+ * One other agent: the session with it, the search for a way to it, and what to do when either fails.
+ *
+ *     idle ──dial / carrier──→ connecting ──session up──→ up ──carrier lost──→ down ──→ up …
+ *       ↑                          │ failed, deadline      │ idle, revoked       │ failed for good, held too long
+ *       └──────────────────────────┴───────────────────────┴─────────────────────┘   (session closed)
+ *
+ * Both agents may look for each other at the same moment. Every carrier that comes up is given to the session, which
+ * settles on one by generation (PROTOCOL.md §5) without losing a byte. So that not both throw away the one the other
+ * keeps, only the acceptor (roleOf) stops its own search once it is up; after a loss the initiator searches at once
+ * and the acceptor a moment later.
+ */
+import { assertNever, describe, MeshError, type ReasonCode } from "../errors.ts";
+import type { CancelTimer, Clock, MonoMs } from "../clock.ts";
+import type { Logger } from "../log.ts";
+import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
+import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
+import { deadFlow, deadStream } from "./dead.ts";
+import type { PathAgent, PathAttempt } from "./legs/path_agent.ts";
+import { type PathEvent, PathEvents } from "./path_events.ts";
+import type { Stream } from "./stream.ts";
+import { type PingDone, roleOf, type SessionEvents, type SessionRole, type SessionStats } from "./session_types.ts";
+
+/** A dial that has no way by then fails; see {@link PeerOptions.establishMs}. */
+export const ESTABLISH_MS = 5_000;
+/** A failed dial answers for this long for the dials that follow it: a retry loop must not become a load on the server. */
+const FAILURE_MS = 1_000;
+/** First wait between searches of a session that lost its way; doubles up to {@link RETRY_MAX_MS}. */
+const RETRY_MS = 100;
+const RETRY_MAX_MS = 10_000;
+/** Head start of the initiator after a loss. */
+const ACCEPTOR_DELAY_MS = 300;
+
+/** Reasons that another try does not change: the search ends, and streams that wait are told. */
+const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
+  "CERT_UNTRUSTED",
+  "CERT_EXPIRED",
+  "REVOKED",
+  "NODE_KEY_MISMATCH",
+  "VERSION",
+  "UNKNOWN_NODE",
+  "NOT_ALLOWED",
+]);
+
+/** What a peer needs of its session; implemented by Session. */
+export interface PeerSession {
+  attach(carrier: Carrier): void;
+  openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream;
+  openFlow(target: ServiceTarget, handler: FlowHandler): DatagramFlow;
+  ping(done: PingDone): void;
+  close(reason: ReasonCode): void;
+  stats(): SessionStats;
+}
+
+export interface SessionParts {
+  readonly role: SessionRole;
+  readonly peer: PeerIdentity;
+  readonly events: SessionEvents;
+}
+
+export interface PeerOptions {
+  readonly self: string;
+  readonly node: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  readonly paths: PathAgent;
+  readonly random: () => number;
+  makeSession(parts: SessionParts): PeerSession;
+  readonly onStream: SessionEvents["onStream"];
+  readonly onFlow: SessionEvents["onFlow"];
+  /** Milliseconds a dial waits for a way. */
+  readonly establishMs: number;
+}
+
+export type PeerStateKind = "idle" | "connecting" | "up" | "down";
+
+type State =
+  | { readonly kind: "idle" }
+  | { readonly kind: "connecting"; readonly session: PeerSession }
+  | { readonly kind: "up"; readonly session: PeerSession; readonly carrier: Carrier }
+  | { readonly kind: "down"; readonly session: PeerSession };
+
+/** What `status` shows of one peer. */
+export interface PeerStatus {
+  readonly node: string;
+  readonly state: PeerStateKind;
+  readonly path: PathKind | undefined;
+  /** Milliseconds in this state. */
+  readonly sinceMs: number;
+  readonly keyHash: string | undefined;
+  /** End to end, over the active carrier. */
+  readonly rttMs: number | undefined;
+  readonly streams: number;
+  readonly flows: number;
+  /** Session bytes sent and received since the session began. */
+  readonly bytesSent: number;
+  readonly bytesReceived: number;
+  readonly lastError: string | undefined;
+  readonly events: readonly PathEvent[];
+}
+
+/** A stream or ping that was asked for while there was no carrier. */
+interface Waiting {
+  readonly since: MonoMs;
+  /** The session's own end tells its streams, and nobody else. */
+  readonly kind: "stream" | "ping";
+  fail(reason: ReasonCode): void;
+  ready(): void;
+}
+
+export class Peer {
+  readonly node: string;
+  readonly #options: PeerOptions;
+  readonly #role: SessionRole;
+  readonly #events: PathEvents;
+  #state: State = { kind: "idle" };
+  #since: MonoMs;
+  #identity: PeerIdentity | undefined;
+  #attempt: PathAttempt | undefined;
+  #failures = 0;
+  #failed: { readonly at: MonoMs; readonly error: MeshError } | undefined;
+  #lastError: string | undefined;
+  #waiting: Waiting[] = [];
+  #cancelWaiting: CancelTimer | undefined;
+  #cancelDeadline: CancelTimer | undefined;
+  #cancelRetry: CancelTimer | undefined;
+  #idleSince: MonoMs | undefined;
+
+  constructor(options: PeerOptions) {
+    this.node = options.node;
+    this.#options = options;
+    this.#role = roleOf(options.self, options.node);
+    this.#events = new PathEvents(options.clock);
+    this.#since = options.clock.now();
+  }
+
+  get state(): PeerStateKind {
+    return this.#state.kind;
+  }
+
+  /** Who is at the other end, once it was proven. */
+  get identity(): PeerIdentity | undefined {
+    return this.#identity;
+  }
+
+  openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream {
+    const session = this.#sessionFor();
+    if (session instanceof MeshError) return deadStream(session.code, handler);
+    const stream = session.openStream(target, first, handler);
+    this.#wait("stream", (reason) => {
+      // Its owner may have given it up meanwhile, and wants to hear nothing then.
+      if ((stream as Partial<Pick<Stream, "state">>).state === "over") return;
+      const owner = stream.handler;
+      stream.reset(reason);
+      owner.onClose(reason);
+    });
+    return stream;
+  }
+
+  openFlow(target: ServiceTarget, handler: FlowHandler): DatagramFlow {
+    const session = this.#sessionFor();
+    if (session instanceof MeshError) return deadFlow(session.code, handler);
+    // A flow waits for a carrier without a deadline of its own: datagrams that wait too long are dropped anyway.
+    return session.openFlow(target, handler);
+  }
+
+  /** Measures the way, making it first where needed. Rejects with MeshError. */
+  ping(): Promise<{ readonly rttMs: number; readonly path: PathKind }> {
+    return new Promise((resolve, reject) => {
+      const fail = (reason: ReasonCode) => {
+        reject(new MeshError(reason, this.#lastError ?? `Node ${this.node} does not answer`));
+      };
+      const ask = () => {
+        const state = this.#state;
+        if (state.kind !== "up") return fail("PEER_GONE");
+        state.session.ping((rttMs) => {
+          if (rttMs === undefined) fail("PEER_GONE");
+          else resolve({ rttMs, path: state.carrier.path });
+        });
+      };
+      const session = this.#sessionFor();
+      if (session instanceof MeshError) return reject(session);
+      if (this.#state.kind === "up") ask();
+      else this.#wait("ping", fail, ask);
+    });
+  }
+
+  /** A carrier that the peer made, or one of ours. */
+  attach(carrier: Carrier): void {
+    this.#identity = carrier.peer;
+    const { node } = carrier.peer;
+    if (node !== this.node) return carrier.close("CERT_UNTRUSTED");
+    const state = this.#state;
+    const session = state.kind === "idle" ? this.#begin() : state.session;
+    this.#events.add("note", { path: carrier.path, text: "carrier ready" });
+    session.attach(carrier);
+  }
+
+  /** The peer or a server came back: no reason to wait on. */
+  hint(): void {
+    this.#failed = undefined;
+    if (this.#state.kind !== "down" || this.#attempt) return;
+    this.#failures = 0;
+    this.#search();
+  }
+
+  /** Ends the session, its streams and the search. */
+  close(reason: ReasonCode): void {
+    const state = this.#state;
+    if (state.kind === "idle") return;
+    state.session.close(reason);
+    this.#ended(reason, undefined);
+  }
+
+  /** Closes the session when nothing used it for so long. The initiator goes first, so that rarely both do. */
+  closeIfIdle(now: MonoMs, idleMs: number): void {
+    const state = this.#state;
+    if (state.kind !== "up") return void (this.#idleSince = undefined);
+    const { streams, flows } = state.session.stats();
+    if (streams + flows > 0) return void (this.#idleSince = undefined);
+    this.#idleSince ??= now;
+    const limit = this.#role === "initiator" ? idleMs : 2 * idleMs;
+    if (now - this.#idleSince >= limit) this.close("SHUTDOWN");
+  }
+
+  status(): PeerStatus {
+    const state = this.#state;
+    const stats = state.kind === "idle" ? undefined : state.session.stats();
+    return {
+      node: this.node,
+      state: state.kind,
+      path: state.kind === "up" ? state.carrier.path : undefined,
+      sinceMs: this.#options.clock.now() - this.#since,
+      keyHash: this.#identity?.keyHash,
+      rttMs: stats?.rttMs,
+      streams: stats?.streams ?? 0,
+      flows: stats?.flows ?? 0,
+      bytesSent: stats?.bytes ?? 0,
+      bytesReceived: stats?.received ?? 0,
+      lastError: this.#lastError,
+      events: this.#events.list(),
+    };
+  }
+
+  /** The session to open on, with a search running where it has no way; or why there is none. */
+  #sessionFor(): PeerSession | MeshError {
+    const state = this.#state;
+    switch (state.kind) {
+      case "idle": {
+        const failed = this.#recentFailure();
+        if (failed) return failed;
+        const session = this.#begin();
+        this.#search();
+        return session;
+      }
+      case "down":
+        if (!this.#attempt && !this.#recentFailure()) this.#search();
+        return state.session;
+      case "connecting":
+      case "up":
+        return state.session;
+      default:
+        return assertNever(state);
+    }
+  }
+
+  /** Remembers something that needs a carrier; it fails when none is there within `establishMs`. */
+  #wait(kind: Waiting["kind"], fail: (reason: ReasonCode) => void, ready: () => void = () => {}): void {
+    if (this.#state.kind === "up") return;
+    this.#waiting.push({ since: this.#options.clock.now(), kind, fail, ready });
+    this.#cancelWaiting ??= this.#waitingTimer(this.#options.establishMs);
+  }
+
+  #waitingTimer(ms: number): CancelTimer {
+    return this.#options.clock.timer(ms, () => {
+      this.#cancelWaiting = undefined;
+      const { clock, establishMs } = this.#options;
+      const until = clock.now() - establishMs;
+      this.#failWaiting(this.#failed?.error.code ?? "TIMEOUT", (w) => w.since <= until);
+      const next = this.#waiting[0];
+      if (next) this.#cancelWaiting = this.#waitingTimer(next.since - until);
+    });
+  }
+
+  #failWaiting(reason: ReasonCode, which: (waiting: Waiting) => boolean): void {
+    const all = this.#waiting;
+    this.#waiting = all.filter((w) => !which(w));
+    for (const w of all) if (which(w)) w.fail(reason);
+  }
+
+  #recentFailure(): MeshError | undefined {
+    const failed = this.#failed;
+    return failed && this.#options.clock.now() - failed.at < FAILURE_MS ? failed.error : undefined;
+  }
+
+  #begin(): PeerSession {
+    const { node, makeSession, onStream, onFlow, clock, establishMs } = this.#options;
+    const guard = (then: (current: State & { readonly session: PeerSession }) => void) => {
+      const state = this.#state;
+      if (state.kind !== "idle" && state.session === session) then(state);
+    };
+    const session = makeSession({
+      role: this.#role,
+      peer: this.#identity ?? { node, keyHash: "" },
+      events: {
+        onStream,
+        onFlow,
+        onUp: (carrier) => guard(() => this.#up(session, carrier)),
+        onDown: (reason) => guard(() => this.#down(session, reason)),
+        onClosed: (reason, detail) => guard(() => this.#ended(reason, detail)),
+        onCarrierLost: (carrier, reason) => {
+          guard(() =>
+            this.#events.add("note", { path: carrier.path, text: "carrier lost", ...(reason ? { reason } : {}) })
+          );
+        },
+      },
+    });
+    this.#enter({ kind: "connecting", session });
+    this.#cancelDeadline = clock.timer(establishMs, () => {
+      guard((state) => state.kind === "connecting" && this.#giveUp(timedOut(node, establishMs)));
+    });
+    return session;
+  }
+
+  #search(): void {
+    this.#cancelRetry?.();
+    const { paths, log } = this.#options;
+    this.#events.add("dial");
+    const attempt = this.#attempt = paths.connect(this.node, {
+      onCarrier: (carrier) => {
+        if (this.#attempt !== attempt) return carrier.close("SHUTDOWN");
+        this.attach(carrier);
+      },
+      onFailed: (error) => {
+        if (this.#attempt !== attempt) return;
+        this.#attempt = undefined;
+        log.debug("no way to peer", { node: this.node, reason: error.code, error: describe(error) });
+        this.#searchFailed(error);
+      },
+      onNote: (path, text) => {
+        if (this.#attempt === attempt) this.#events.add("note", { path, text });
+      },
+    });
+  }
+
+  #searchFailed(error: MeshError): void {
+    this.#failed = { at: this.#options.clock.now(), error };
+    this.#lastError = describe(error);
+    this.#events.add("failed", { reason: error.code, text: error.message });
+    const state = this.#state;
+    switch (state.kind) {
+      case "connecting":
+        return this.#giveUp(error);
+      case "down":
+        if (FINAL.has(error.code)) return this.#giveUp(error);
+        this.#failWaiting(error.code, () => true);
+        return this.#retryLater();
+      case "idle":
+      case "up":
+        return;
+      default:
+        assertNever(state);
+    }
+  }
+
+  /** Ends the session because of an error; what waits on it is told that error. */
+  #giveUp(error: MeshError): void {
+    this.#failed = { at: this.#options.clock.now(), error };
+    this.#lastError = describe(error);
+    this.close(error.code);
+  }
+
+  #up(session: PeerSession, carrier: Carrier): void {
+    this.#enter({ kind: "up", session, carrier });
+    this.#cancelDeadline?.();
+    this.#cancelRetry?.();
+    this.#failures = 0;
+    this.#failed = undefined;
+    if (this.#role === "acceptor") this.#stopSearch();
+    this.#events.add("up", { path: carrier.path });
+    this.#options.log.info("peer connected", { node: this.node, path: carrier.path });
+    const waiting = this.#waiting;
+    this.#forgetWaiting();
+    for (const w of waiting) w.ready();
+  }
+
+  #down(session: PeerSession, reason: ReasonCode): void {
+    const before = this.#state.kind;
+    this.#stopSearch();
+    this.#events.add("down", { reason });
+    const error = new MeshError(reason, `Node ${this.node} ended the connection: ${reason}`);
+    if (FINAL.has(reason)) return this.#giveUp(error);
+    if (before === "connecting") {
+      // A carrier broke before the session was up: the deadline decides how often that is tried.
+      this.#lastError = describe(error);
+      return this.#retryLater();
+    }
+    const { streams, flows } = session.stats();
+    this.#enter({ kind: "down", session });
+    this.#lastError = describe(error);
+    this.#options.log.info("peer lost", { node: this.node, reason });
+    if (streams + flows === 0) return this.close("PEER_GONE");
+    if (this.#role === "initiator") this.#search();
+    else this.#cancelRetry = this.#options.clock.timer(ACCEPTOR_DELAY_MS, () => this.#search());
+  }
+
+  #retryLater(): void {
+    const { clock, random } = this.#options;
+    const full = Math.min(RETRY_MAX_MS, RETRY_MS * 2 ** Math.min(this.#failures++, 20));
+    this.#cancelRetry?.();
+    this.#cancelRetry = clock.timer(full * (0.5 + random() / 2), () => this.#search());
+  }
+
+  #ended(reason: ReasonCode, detail: string | undefined): void {
+    if (this.#state.kind === "idle") return;
+    this.#enter({ kind: "idle" });
+    this.#cancelDeadline?.();
+    this.#cancelRetry?.();
+    this.#stopSearch();
+    this.#events.add("closed", { reason, ...(detail === undefined ? {} : { text: detail }) });
+    if (detail !== undefined) {
+      this.#lastError = detail;
+      this.#options.log.warn("session ended", { node: this.node, reason, error: detail });
+    }
+    const waiting = this.#waiting;
+    this.#forgetWaiting();
+    for (const w of waiting) if (w.kind === "ping") w.fail(reason);
+  }
+
+  #forgetWaiting(): void {
+    this.#waiting = [];
+    this.#cancelWaiting?.();
+    this.#cancelWaiting = undefined;
+  }
+
+  #stopSearch(): void {
+    this.#attempt?.cancel();
+    this.#attempt = undefined;
+  }
+
+  #enter(state: State): void {
+    this.#state = state;
+    this.#since = this.#options.clock.now();
+    this.#idleSince = undefined;
+  }
+}
+
+function timedOut(node: string, ms: number): MeshError {
+  return new MeshError("TIMEOUT", `No connection to node ${node} within ${ms} ms`);
+}
