@@ -117,6 +117,7 @@ export const ServerConfig = z.strictObject({
     "Address that agents use, printed in join commands; default: wss:// and this host's first address",
   ),
   trustDomain: trustDomain.default("edgemesh").describe("Trust domain of the identities"),
+  zone: zone.default("cluster.local").describe("DNS zone of the cluster, told to agents at their join"),
   stateDir: absolutePath.default("/var/lib/edgemesh/server").describe(
     "Authority, enrolments, tokens; readable by root only",
   ),

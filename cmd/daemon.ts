@@ -1,0 +1,97 @@
+/** What the agent and the server share as long-running processes: configuration, log, state directory, signals, readiness. */
+import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts";
+import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
+import { MeshError } from "../lib/errors.ts";
+import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
+
+/** Flags of `edgemesh agent` and `edgemesh server` as commander gives them. */
+export interface DaemonFlags {
+  readonly config?: string;
+  readonly set?: readonly string[];
+  readonly manifests?: string;
+  readonly stateDir?: string;
+  readonly runDir?: string;
+  readonly logLevel?: string;
+  readonly nodeName?: string;
+  readonly server?: readonly string[];
+  readonly tokenFile?: string;
+  readonly caPin?: string;
+  readonly name?: string;
+  readonly listen?: string;
+  readonly url?: string;
+}
+
+/** Flag → configuration path. */
+const FLAG_PATHS: Readonly<Partial<Record<keyof DaemonFlags, string>>> = {
+  manifests: "manifests",
+  stateDir: "stateDir",
+  runDir: "runDir",
+  logLevel: "log.level",
+  nodeName: "nodeName",
+  server: "server",
+  tokenFile: "tokenFile",
+  caPin: "caPin",
+  name: "name",
+  listen: "listen",
+  url: "url",
+};
+
+/** Reads the configuration of a role from flags, environment and file. Throws CONFIG_INVALID. */
+export async function readConfig(role: "agent", flags: DaemonFlags): Promise<AgentConfig>;
+export async function readConfig(role: "server", flags: DaemonFlags): Promise<ServerConfig>;
+export async function readConfig(role: Role, flags: DaemonFlags): Promise<AgentConfig | ServerConfig> {
+  const sources = await configSources(role, flags);
+  return role === "agent" ? loadConfig("agent", sources).config : loadConfig("server", sources).config;
+}
+
+async function configSources(role: Role, flags: DaemonFlags): Promise<ConfigSources> {
+  const values: Record<string, unknown> = {};
+  for (const [flag, path] of Object.entries(FLAG_PATHS)) values[path] = flags[flag as keyof DaemonFlags];
+  for (const entry of flags.set ?? []) {
+    const at = entry.indexOf("=");
+    if (at < 1) {
+      throw new MeshError("CONFIG_INVALID", `--set ${entry} has no value`, {
+        hint: "--set path=value, like --set dns.zone=edge.local",
+      });
+    }
+    const { scalar } = await import("../lib/config_load.ts");
+    values[entry.slice(0, at)] = scalar(entry.slice(at + 1));
+  }
+  const name = flags.config ?? `/etc/edgemesh/${role}.yaml`;
+  let text: string | undefined;
+  try {
+    text = await Deno.readTextFile(name);
+  } catch (e) {
+    if (flags.config !== undefined || !(e instanceof Deno.errors.NotFound)) {
+      throw new MeshError("CONFIG_INVALID", `The configuration file ${name} cannot be read`, { cause: e });
+    }
+  }
+  return { flags: values, env: Deno.env.toObject(), ...(text === undefined ? {} : { file: { name, text } }) };
+}
+
+/** The root logger and the sink whose level can be changed while running. */
+export function openLog(
+  config: { readonly level: LogLevel; readonly format: "auto" | "text" | "json" },
+): { log: Logger; sink: LogSink } {
+  const sink = stderrSink(config.level, config.format === "auto" ? undefined : config.format);
+  return { log: createLogger(sink), sink };
+}
+
+/** Resolves with the name of the first signal that asks the process to end. A second one ends it at once. */
+export function untilStopped(): Promise<string> {
+  return new Promise((resolve) => {
+    let asked = false;
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      Deno.addSignalListener(signal, () => {
+        if (asked) Deno.exit(1);
+        asked = true;
+        resolve(signal);
+      });
+    }
+  });
+}
+
+/** A random identifier of this start of the process. */
+export function bootId(): string {
+  return crypto.randomUUID().replaceAll("-", "").slice(0, 16);
+}

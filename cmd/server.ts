@@ -1,0 +1,180 @@
+/**
+ * `edgemesh server`: the composition root of the cloud side. Authority and join, control connections and relay,
+ * metadata fan-out, admin socket. Everything real (sockets, clock, disk) is made here and handed in.
+ */
+import { cidrText, parseCidr, parseHostPort } from "../lib/addr.ts";
+import { systemClock } from "../lib/clock.ts";
+import type { ServerConfig } from "../lib/config.ts";
+import { describe } from "../lib/errors.ts";
+import { IdentityServer } from "../lib/identity/server.ts";
+import { pinOf } from "../lib/identity/pin.ts";
+import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
+import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
+import type { Logger } from "../lib/log.ts";
+import { FanoutServer } from "../lib/meta/fanout_server.ts";
+import type { AgentConnection } from "../lib/meta/fanout_server.ts";
+import { openFolder } from "../lib/meta/folder.ts";
+import { FilesSource } from "../lib/meta/source_files.ts";
+import type { MetaSource } from "../lib/meta/source.ts";
+import { MetaStore } from "../lib/meta/store.ts";
+import { Readiness } from "../lib/readiness.ts";
+import { ControlServer } from "../lib/tunnel/control/server.ts";
+import { VERSION } from "../lib/version.ts";
+import { startAdmin } from "./admin_server.ts";
+import { bootId, type DaemonFlags, openLog, readConfig, untilStopped } from "./daemon.ts";
+import { serverRoutes } from "./server_routes.ts";
+import { openStateDir, type StateDir } from "./state_dir.ts";
+
+export async function serverCommand(flags: DaemonFlags): Promise<number> {
+  const config = await readConfig("server", flags);
+  const { log, sink } = openLog(config.log);
+  const stopped = untilStopped();
+  await using state = await openStateDir(config.stateDir, "server");
+  await using server = await startServer({ config, log, state, setLogLevel: (level) => sink.level = level });
+  notifyReady(`serving ${server.url}`);
+  log.info("server ready", { url: server.url, pin: server.pin });
+  const signal = await stopped;
+  log.info("server stops", { signal });
+  notifyStopping();
+  return 0;
+}
+
+export interface ServerParts {
+  readonly config: ServerConfig;
+  readonly log: Logger;
+  readonly state: StateDir;
+  setLogLevel(level: Logger extends never ? never : ServerConfig["log"]["level"]): void;
+}
+
+/** What admin routes and the status document read. */
+export interface RunningServer extends AsyncDisposable {
+  readonly config: ServerConfig;
+  readonly url: string;
+  readonly pin: string;
+  readonly identity: IdentityServer;
+  readonly control: ControlServer<VerifiedPeer>;
+  readonly store: MetaStore;
+  readonly sources: readonly MetaSource[];
+  readonly readiness: Readiness;
+  readonly startedAt: number;
+}
+
+/** Starts everything; disposing of the result stops it in reverse order. */
+export async function startServer(parts: ServerParts): Promise<RunningServer> {
+  const { config, log, state } = parts;
+  const clock = systemClock;
+  await using stack = new AsyncDisposableStack();
+  const readiness = new Readiness();
+  const url = config.url ?? await defaultUrl(config.listen);
+
+  const identity = await IdentityServer.open({
+    files: state.files,
+    clock,
+    log: log.child("identity"),
+    name: config.name,
+    trustDomain: config.trustDomain,
+    mesh: { serviceCidrs: config.serviceCIDRs.map((c) => cidrText(parseCidr(c)!)), zone: config.zone, servers: [url] },
+    lifetimeMs: config.certificateHours * 3_600_000,
+  });
+
+  const store = new MetaStore({ clock, log: log.child("meta"), layers: ["base"] });
+  const fanout = new FanoutServer({ clock, source: `server:${config.name}`, epoch: bootId() });
+  stack.defer(fanout.follow(store));
+  stack.defer(() => fanout.stop());
+
+  const agents = new Map<string, AgentConnection>();
+  const control: ControlServer<VerifiedPeer> = new ControlServer<VerifiedPeer>({
+    clock,
+    log: log.child("control"),
+    name: config.name,
+    version: VERSION,
+    credentials: () => ({ cert: identity.tls().certPem, key: identity.tls().keyPem, ca: identity.authority.bundlePem }),
+    verify: (chainDer) =>
+      verifyPeer({ chainDer, expected: { role: "node" }, trust: identity.trust, now: identity.now() }),
+    admit: (peer) => identity.admit(peer),
+    join: (body, source) => identity.handleJoin(body, source),
+    renew: async (peer, body) => (await identity.handleRenew(body, peer)).body,
+    revocations: () => identity.revocationList,
+    isKnown: (node) => identity.enrolments.get(node) !== undefined,
+    onAgent(node) {
+      agents.get(node)?.close();
+      agents.set(node, fanout.connect({ node, send: (message) => control.sendMeta(node, message) }));
+    },
+    onAgentGone(node) {
+      agents.get(node)?.close();
+      agents.delete(node);
+    },
+    onMeta: (node, message) => agents.get(node)?.receive(message),
+    onMetaDrain: (node) => agents.get(node)?.writable(),
+  });
+  stack.defer(identity.watch(() => log.info("server certificate renewed")));
+
+  const sources = openSources(config, store, log);
+  for (const source of sources) {
+    await source.start();
+    stack.defer(() => source.stop());
+  }
+  if (sources.length === 0) {
+    log.warn("no source of metadata is configured: agents will know no Services", {
+      hint: "--manifests DIR",
+    });
+  }
+
+  stack.defer(() => control.close());
+  await control.listen(parseHostPort(config.listen)!);
+
+  const running: RunningServer = {
+    config,
+    url,
+    pin: pinOf(identity.authority.anchors[0]!),
+    identity,
+    control,
+    store,
+    sources,
+    readiness,
+    startedAt: clock.now(),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+  stack.use(
+    await startAdmin({ runDir: config.runDir, role: "server", routes: serverRoutes(running, parts.setLogLevel), log }),
+  );
+  const owned = stack.move();
+  return Object.assign(running, {
+    async [Symbol.asyncDispose]() {
+      try {
+        await owned.disposeAsync();
+      } catch (e) {
+        log.warn("stopping was not clean", { error: describe(e) });
+      }
+    },
+  });
+}
+
+function openSources(config: ServerConfig, store: MetaStore, log: Logger): MetaSource[] {
+  const out: MetaSource[] = [];
+  if (config.manifests !== undefined) {
+    out.push(
+      new FilesSource({
+        folder: openFolder(config.manifests),
+        layer: store.layer("base"),
+        clock: systemClock,
+        log: log.child("meta"),
+        allocateFrom: config.serviceCIDRs.map((c) => parseCidr(c)!),
+      }),
+    );
+  }
+  return out;
+}
+
+/** `wss://` and this host's first address that others can reach, unless the listener names one. */
+async function defaultUrl(listen: string): Promise<string> {
+  const { ip, port } = parseHostPort(listen)!;
+  const any = ip === "0.0.0.0" || ip === "::";
+  const own = any ? await Promise.resolve(Deno.networkInterfaces()).then((list) => list.find(usable)?.address) : ip;
+  const host = own ?? "127.0.0.1";
+  return `wss://${host.includes(":") ? `[${host}]` : host}${port === 443 ? "" : `:${port}`}`;
+}
+
+function usable(i: Deno.NetworkInterfaceInfo): boolean {
+  return i.family === "IPv4" && !i.address.startsWith("127.") && !i.address.startsWith("169.254.");
+}

@@ -1,0 +1,136 @@
+/** What the server's admin socket answers. */
+import type { AdminRoute } from "../lib/admin.ts";
+import { hostPort } from "../lib/addr.ts";
+import { systemClock } from "../lib/clock.ts";
+import { MeshError } from "../lib/errors.ts";
+import { memoryUse } from "../lib/linux/process.ts";
+import { LOG_LEVELS, type LogLevel } from "../lib/log.ts";
+import { problemText } from "../lib/meta/problems.ts";
+import { type ServerStatus, STATUS_VERSION } from "../lib/status.ts";
+import { buildInfo, VERSION } from "../lib/version.ts";
+import type { RunningServer } from "./server.ts";
+import type { CreatedToken, ListedToken } from "./token.ts";
+
+export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
+  const { identity } = server;
+  return [
+    { method: "GET", path: "/v1/status", changes: false, handle: () => serverStatus(server) },
+    { method: "GET", path: "/livez", changes: false, handle: () => "ok\n" },
+    {
+      method: "GET",
+      path: "/v1/tokens",
+      changes: false,
+      handle: () =>
+        identity.tokens.list().map((t): ListedToken => ({
+          id: t.id,
+          ...(t.node === undefined ? {} : { node: t.node }),
+          usesLeft: Math.max(0, t.maxUses - t.uses.length),
+          expiresInSeconds: Math.floor((t.expiresAt - identity.now().ms) / 1000),
+        })),
+    },
+    { method: "POST", path: "/v1/tokens", changes: true, handle: ({ body }) => createToken(server, body) },
+    {
+      method: "DELETE",
+      path: "/v1/tokens/*",
+      changes: true,
+      handle: async (_request, id) => {
+        if (!await identity.tokens.revoke(id)) {
+          throw new MeshError("TOKEN_INVALID", `There is no token ${id}`, { hint: "edgemesh token list" });
+        }
+        return {};
+      },
+    },
+    {
+      method: "PUT",
+      path: "/v1/log-level",
+      changes: true,
+      handle: ({ body }) => {
+        const level = (body as { level?: string } | undefined)?.level;
+        if (!LOG_LEVELS.includes(level as LogLevel)) {
+          throw new MeshError("CONFIG_INVALID", `Log level must be one of ${LOG_LEVELS.join(", ")}`);
+        }
+        setLogLevel(level as LogLevel);
+        return {};
+      },
+    },
+  ];
+}
+
+async function createToken(server: RunningServer, body: unknown): Promise<CreatedToken> {
+  const { ttlSeconds, uses, node } = (body ?? {}) as { ttlSeconds?: unknown; uses?: unknown; node?: unknown };
+  if (typeof ttlSeconds !== "number" || typeof uses !== "number" || (node !== undefined && typeof node !== "string")) {
+    throw new MeshError("PROTOCOL", "A token needs ttlSeconds and uses as numbers");
+  }
+  const { text, record } = await server.identity.tokens.create({
+    now: server.identity.now().ms,
+    ttlMs: ttlSeconds * 1000,
+    maxUses: uses,
+    ...(node === undefined ? {} : { node }),
+  });
+  return {
+    id: record.id,
+    token: text,
+    ...(record.node === undefined ? {} : { node: record.node }),
+    uses: record.maxUses,
+    expiresAt: new Date(record.expiresAt).toISOString(),
+    url: server.url,
+    pin: server.pin,
+  };
+}
+
+function serverStatus(server: RunningServer): ServerStatus {
+  const { control, store, sources, readiness } = server;
+  const stats = control.stats();
+  const { commit, form } = buildInfo();
+  const lines = new Map(stats.relay.lines.map((line) => [line.node, line]));
+  const problems = sources.flatMap((source) => {
+    const status = source.status();
+    return [...(status.lastError ? [status.lastError] : []), ...status.problems.map(problemText)];
+  });
+  const wall = systemClock.wall();
+  return {
+    apiVersion: STATUS_VERSION,
+    role: "server",
+    version: VERSION,
+    commit,
+    form,
+    pid: Deno.pid,
+    uptimeSeconds: Math.floor((systemClock.now() - server.startedAt) / 1000),
+    ready: readiness.ready,
+    waitingFor: readiness.waitingFor,
+    memory: memoryUse(),
+    warnings: sources.length === 0
+      ? [{
+        code: "NOT_SYNCED",
+        text: "no source of metadata is configured: agents will know no Services",
+        hint: "--manifests DIR",
+      }]
+      : problems.length > 0
+      ? [{
+        code: "CONFIG_INVALID",
+        text: `${problems.length} problem${problems.length === 1 ? "" : "s"} in the metadata (listed above)`,
+      }]
+      : [],
+    name: server.config.name,
+    url: server.url,
+    pin: server.pin,
+    trustDomain: server.config.trustDomain,
+    agents: stats.agents.map((a) => {
+      const line = lines.get(a.node);
+      return {
+        node: a.node,
+        address: hostPort(a.from),
+        since: new Date(wall - a.upMs).toISOString(),
+        version: a.version,
+        channels: line?.channels ?? 0,
+        relayedBytes: (line?.bytesIn ?? 0) + (line?.bytesOut ?? 0),
+      };
+    }).sort((a, b) => a.node < b.node ? -1 : 1),
+    metadata: {
+      source: store.snapshot.version.source,
+      number: store.snapshot.version.number,
+      services: store.snapshot.count("service"),
+      problems,
+    },
+  };
+}

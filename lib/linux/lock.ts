@@ -1,0 +1,31 @@
+/** A lock file: one process at a time, released by the kernel when the process ends in whatever way. */
+import { EAGAIN, sysError } from "./errno.ts";
+import { errno, libc } from "./ffi.ts";
+import { Memory } from "./memory.ts";
+
+const O_RDWR = 2;
+const O_CREAT = 0o100;
+const O_CLOEXEC = 0o2000000;
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+export interface Lock {
+  close(): void;
+}
+
+/** Takes the lock; undefined when another process has it. The file stays: removing it would let two hold "the" lock. */
+export function lockFile(path: string): Lock | undefined {
+  const c = libc();
+  const name = Memory.text(path);
+  try {
+    const fd = c.open(name.pointer, O_RDWR | O_CREAT | O_CLOEXEC, 0o600);
+    if (fd < 0) throw sysError(`open ${path}`, errno());
+    if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return { close: () => void c.close(fd) };
+    const failed = errno();
+    c.close(fd);
+    if (failed === EAGAIN) return undefined;
+    throw sysError(`lock ${path}`, failed);
+  } finally {
+    name.free();
+  }
+}

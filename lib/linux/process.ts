@@ -1,0 +1,68 @@
+/** What this process is to the machine: its memory, and its service manager. */
+import { libc } from "./ffi.ts";
+import { Memory } from "./memory.ts";
+
+export interface MemoryUse {
+  /** Memory that only this process has (private clean and dirty), in 10⁶ bytes. */
+  readonly privateMb: number;
+  /** Resident set, shared pages of the runtime's binary included. */
+  readonly rssMb: number;
+}
+
+const AF_UNIX = 1;
+const SOCK_DGRAM = 2;
+const SOCK_CLOEXEC = 0o2000000;
+const MSG_NOSIGNAL = 0x4000;
+
+/** Memory of a process from /proc/PID/smaps_rollup; zeros where the kernel does not tell. */
+export function memoryUse(pid: number | "self" = "self"): MemoryUse {
+  try {
+    const text = Deno.readTextFileSync(`/proc/${pid}/smaps_rollup`);
+    const kb = (field: string) => Number(new RegExp(`^${field}:\\s+(\\d+) kB`, "m").exec(text)?.[1] ?? 0);
+    return {
+      privateMb: (kb("Private_Clean") + kb("Private_Dirty")) * 1024 / 1e6,
+      rssMb: kb("Rss") * 1024 / 1e6,
+    };
+  } catch {
+    return { privateMb: 0, rssMb: 0 };
+  }
+}
+
+/** Tells systemd (Type=notify) that the service is ready. Without a service manager nothing happens. */
+export function notifyReady(status: string): void {
+  notify(`READY=1\nSTATUS=${status}`);
+}
+
+/** Tells systemd that the service began to stop. */
+export function notifyStopping(): void {
+  notify("STOPPING=1");
+}
+
+/** Tells systemd that the service is alive (WatchdogSec). */
+export function notifyWatchdog(): void {
+  notify("WATCHDOG=1");
+}
+
+/** sd_notify(3): one datagram to the socket in NOTIFY_SOCKET, which may be in the abstract name space (`@`). */
+function notify(message: string): void {
+  const path = Deno.env.get("NOTIFY_SOCKET");
+  if (!path || (path[0] !== "/" && path[0] !== "@")) return;
+  const c = libc();
+  const name = new TextEncoder().encode(path);
+  const address = Memory.allocate(2 + 108);
+  const body = Memory.text(message);
+  const fd = c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  try {
+    if (fd < 0 || name.length > 107) return;
+    // struct sockaddr_un: family in host order, then the path; an abstract name begins with NUL and is not terminated.
+    address.view.setUint16(0, AF_UNIX, true);
+    address.bytes.set(name, 2);
+    if (path[0] === "@") address.bytes[2] = 0;
+    const length = 2 + name.length + (path[0] === "@" ? 0 : 1);
+    c.sendto(fd, body.pointer, body.bytes.length - 1, MSG_NOSIGNAL, address.pointer, length);
+  } finally {
+    if (fd >= 0) c.close(fd);
+    address.free();
+    body.free();
+  }
+}
