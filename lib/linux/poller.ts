@@ -39,6 +39,12 @@ const EVENTS_PER_CALL = 256;
 // turns are full: 64 × 256 events would be tens of milliseconds.
 const TURNS_PER_YIELD = 64;
 const EVENTS_PER_YIELD = 1024;
+/**
+ * Turns of Deno's loop without work before a helper thread waits. Starting one and coming back takes 100 to 250 µs of
+ * CPU, such a turn 2 µs: asking again for about half that time never costs much more than it saves, and a connection
+ * that goes back and forth is answered in 20 µs instead of 200 (datagram ping-pong: 25 000/s instead of 5 000/s).
+ */
+const IDLE_TURNS = 32;
 /** Marks the eventfd that ends a wait; no descriptor has this number. */
 const WAKE = 0xffffffff;
 
@@ -61,6 +67,7 @@ export class Poller {
   readonly #turn = () => this.#run();
   #generation = 0;
   #size = 0;
+  #idleTurns = 0;
   #state: State = "stopped";
   #deferred: Deferred[] = [];
   #running: Deferred[] = [];
@@ -178,16 +185,19 @@ export class Poller {
       const worked = this.#drain();
       if (this.closed) return this.#release();
       if (n <= 0 && !worked) return this.#rest();
+      this.#idleTurns = 0;
     }
     this.#schedule();
   }
 
-  /** Nothing to do: wait on a helper thread, or stop when there is nothing to wait for. */
+  /** Nothing to do: ask a few times more, then wait on a helper thread; stop when there is nothing to wait for. */
   #rest(): void {
     if (this.#size === 0) {
       this.#state = "stopped";
       return;
     }
+    if (this.#idleTurns++ < IDLE_TURNS) return this.#schedule();
+    this.#idleTurns = 0;
     this.#state = "waiting";
     waitingLibc().epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, -1).then((n) => {
       if (this.closed) return this.#release();

@@ -67,9 +67,9 @@ export class Splice {
     this.#a.handler = this.#side(this.#aToB, this.#bToA, this.#b);
     this.#b.handler = this.#side(this.#bToA, this.#aToB, this.#a);
     kit.active.add(this);
-    // Bytes may be there that were announced to the owner before us.
-    kit.poller.defer(this.#aToB);
-    kit.poller.defer(this.#bToA);
+    // What was announced to the owner before us will not be announced again.
+    if (this.#a.isAnnounced || options.first !== undefined) kit.poller.defer(this.#aToB);
+    if (this.#b.isAnnounced) kit.poller.defer(this.#bToA);
   }
 
   /** Bytes given to `b` so far. */

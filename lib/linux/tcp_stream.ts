@@ -177,6 +177,11 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     return this.#stage === "open";
   }
 
+  /** Bytes were announced to an owner who has not yet read until nothing was left: no event will announce them again. */
+  get isAnnounced(): boolean {
+    return !this.#wantRead;
+  }
+
   /** Tells the owner of an accepted stream that it is open. */
   announce(): void {
     if (this.#stage === "open") this.handler.onOpen();
