@@ -45,9 +45,22 @@ export function chainFor(name: string, port: PlannedPort, slots: number, nodePor
   const pick: Pick = port.balance === "source-hash"
     ? { pick: "source", mod: slots, seed: SOURCE_SEED }
     : { pick: port.balance === "random" ? "random" : "turn", mod: slots };
-  const key = nodePort ? NODE_KEY : KEY;
-  const map = `${nodePort ? "nodeport-" : ""}slots${port.family}`;
-  return { name, rules: [{ family: port.family, match: [], action: { dnat: [...key, pick], map } }] };
+  const protocol = port.protocol === "TCP" ? "tcp" : "udp";
+  const key: readonly Field[] = nodePort ? ["dport"] : ["daddr", "dport"];
+  return {
+    name,
+    rules: [{
+      family: port.family,
+      protocol,
+      match: [],
+      action: { dnat: [...key, pick], map: slotsName(protocol, port.family, nodePort) },
+    }],
+  };
+}
+
+/** The map that holds the slots of a protocol's ports. */
+export function slotsName(protocol: "tcp" | "udp", family: Family, nodePort: boolean): string {
+  return `${nodePort ? "nodeport-" : ""}slots-${protocol}${family}`;
 }
 
 function persistentTable(facts: NodeFacts): Table {
@@ -114,11 +127,13 @@ function forwardingSets(): SetSpec[] {
     const target: AtomType[] = [ip(family), "port"];
     return [
       { name: `single${family}`, key, value: target },
-      { name: `slots${family}`, key: [...key, "u32"], value: target },
       { name: `services${family}`, key, value: "verdict" },
       { name: `nodeport-single${family}`, key: ["proto", "port"], value: target },
-      { name: `nodeport-slots${family}`, key: ["proto", "port", "u32"], value: target },
       { name: `nodeport-services${family}`, key: ["proto", "port"], value: "verdict" },
+      ...(["tcp", "udp"] as const).flatMap((protocol): SetSpec[] => [
+        { name: slotsName(protocol, family, false), key: [ip(family), "port", "u32"], value: target, protocol },
+        { name: slotsName(protocol, family, true), key: ["port", "u32"], value: target, protocol },
+      ]),
     ];
   });
 }

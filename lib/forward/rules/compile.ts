@@ -10,7 +10,7 @@
 import { cidrText, familyOf } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
 import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan_model.ts";
-import { chainFor, staticTables } from "./base.ts";
+import { chainFor, slotsName, staticTables } from "./base.ts";
 import {
   AGENT_TABLE,
   type Atom,
@@ -118,8 +118,11 @@ function spread(place: Place, part: Part, targets: readonly IpPort[]): void {
     }`;
   part.chain(chainFor(name, port, targets.length, node !== ""));
   part.verdict(port, frontend, { goto: name });
+  const slots = slotsName(port.protocol === "TCP" ? "tcp" : "udp", port.family, node !== "");
+  // The chain is of one protocol, so its slots are keyed without.
+  const at = node ? [frontend.port] : [frontend.ip, frontend.port];
   targets.forEach((target, slot) => {
-    part.element(`${node}slots${port.family}`, { key: [...key, slot], value: [target.ip, target.port] });
+    part.element(slots, { key: [...at, slot], value: [target.ip, target.port] });
   });
 }
 

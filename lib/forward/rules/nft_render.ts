@@ -79,7 +79,8 @@ function renderTable(table: Table, lines: string[]): void {
 
 function setText(table: string, set: SetSpec): string {
   const byExpression = set.key.includes("u32");
-  const names = byExpression ? TYPEOF : TYPES;
+  // `th dport` would be the plain expression, but nft 1.0.6 cannot read such a set back.
+  const names = byExpression ? { ...TYPEOF, port: `${set.protocol ?? "th"} dport` } : TYPES;
   const types = (list: readonly AtomType[]) => list.map((t) => names[t]).join(" . ");
   let type = `${byExpression ? "typeof" : "type"} ${types(set.key)}`;
   if (set.value) type += ` : ${set.value === "verdict" ? "verdict" : types(set.value)}`;
@@ -120,8 +121,8 @@ export function ruleText(rule: Rule): string {
   const family = rule.family;
   // Only rules that would not name the family by themselves need it said.
   if (family !== undefined && !mentionsFamily(rule)) parts.push(`meta nfproto ipv${family}`);
-  for (const match of rule.match) parts.push(matchText(match, family));
-  parts.push(actionText(rule.action, family));
+  for (const match of rule.match) parts.push(matchText(match, rule));
+  parts.push(actionText(rule.action, rule));
   return parts.join(" ");
 }
 
@@ -138,28 +139,28 @@ function mentionsFamily(rule: Rule): boolean {
   return fields.some((f) => f === "saddr" || f === "daddr");
 }
 
-function matchText(match: Match, family: Family | undefined): string {
-  if ("fields" in match) return `${match.fields.map((f) => fieldText(f, family)).join(" . ")} @${match.in}`;
+function matchText(match: Match, rule: Rule): string {
+  if ("fields" in match) return `${match.fields.map((f) => fieldText(f, rule)).join(" . ")} @${match.in}`;
   if ("state" in match) return match.state === "dnat" ? "ct status dnat" : "fib daddr type local";
   const value = "is" in match ? match.is : match.isNot;
-  return `${fieldText(match.field, family)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
+  return `${fieldText(match.field, rule)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
 }
 
-function actionText(action: Action, family: Family | undefined): string {
+function actionText(action: Action, rule: Rule): string {
   if (typeof action === "string") return action;
   if ("jump" in action) return `jump ${action.jump}`;
   if ("goto" in action) return `goto ${action.goto}`;
   if ("reject" in action) {
     return action.reject === "reset" ? "reject with tcp reset" : "reject with icmpx type port-unreachable";
   }
-  if ("vmap" in action) return `${action.vmap.map((f) => fieldText(f, family)).join(" . ")} vmap @${action.map}`;
+  if ("vmap" in action) return `${action.vmap.map((f) => fieldText(f, rule)).join(" . ")} vmap @${action.map}`;
   if ("learn" in action) {
-    const key = action.learn.map((f) => fieldText(f, family)).join(" . ");
-    const value = action.value.map((f) => fieldText(f, family)).join(" . ");
+    const key = action.learn.map((f) => fieldText(f, rule)).join(" . ");
+    const value = action.value.map((f) => fieldText(f, rule)).join(" . ");
     return `update @${action.map} { ${key} timeout ${action.seconds}s : ${value} }`;
   }
-  const key = action.dnat.map((part) => typeof part === "string" ? fieldText(part, family) : pickText(part, family));
-  return `dnat ${familyText(family)} to ${key.join(" . ")} map @${action.map}`;
+  const key = action.dnat.map((part) => typeof part === "string" ? fieldText(part, rule) : pickText(part, rule.family));
+  return `dnat ${familyText(rule.family)} to ${key.join(" . ")} map @${action.map}`;
 }
 
 function pickText(pick: Pick, family: Family | undefined): string {
@@ -173,7 +174,7 @@ function pickText(pick: Pick, family: Family | undefined): string {
   }
 }
 
-function fieldText(field: Field, family: Family | undefined): string {
+function fieldText(field: Field, { family, protocol }: Rule): string {
   switch (field) {
     case "saddr":
     case "daddr":
@@ -181,7 +182,7 @@ function fieldText(field: Field, family: Family | undefined): string {
     case "proto":
       return "meta l4proto";
     case "dport":
-      return "th dport";
+      return `${protocol ?? "th"} dport`;
     case "iifname":
     case "oifname":
       return field;

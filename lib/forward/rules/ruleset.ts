@@ -19,6 +19,8 @@ export interface SetSpec {
   readonly key: readonly AtomType[];
   /** Undefined: a set. "verdict": a verdict map. Otherwise a map to these types. */
   readonly value?: readonly AtomType[] | "verdict";
+  /** The ports in it are of this protocol; not needed where the protocol is part of the key. */
+  readonly protocol?: "tcp" | "udp";
   /** Elements are networks (`10.96.0.0/12`). */
   readonly interval?: boolean;
   /** Filled by the packet path, at most so many elements. Never listed, compared or replaced by us. */
@@ -77,6 +79,8 @@ export type Action =
 export interface Rule {
   /** Undefined: both families. */
   readonly family?: Family;
+  /** Undefined: every protocol. */
+  readonly protocol?: "tcp" | "udp";
   readonly match: readonly Match[];
   readonly action: Action;
 }

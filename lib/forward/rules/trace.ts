@@ -83,6 +83,7 @@ class Walk {
   chain(table: FakeTable, name: string, chain: Chain): Outcome {
     for (const rule of chain.rules) {
       if (rule.family !== undefined && rule.family !== this.#family) continue;
+      if (rule.protocol !== undefined && rule.protocol !== this.#packet.protocol) continue;
       if (!rule.match.every((m) => this.#matches(table, m))) continue;
       const outcome = this.#act(table, name, rule);
       if (outcome === "end") return "continue";
