@@ -11,6 +11,7 @@ import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
 import { deadFlow, deadStream } from "./dead.ts";
 import type { PathAgent } from "./legs/path_agent.ts";
 import { ESTABLISH_MS, Peer, type PeerOptions, type PeerSession, type PeerStatus, type SessionParts } from "./peer.ts";
+import { Session } from "./session.ts";
 import type { SessionEvents } from "./session_types.ts";
 
 /** A session that nothing used for so long is closed: its memory is worth more than one round trip. */
@@ -30,7 +31,8 @@ export interface TunnelManagerOptions {
   readonly paths: PathAgent;
   /** Numbers from 0 to 1, for the jitter of retries. */
   random(): number;
-  makeSession(parts: SessionParts): PeerSession;
+  /** Makes the session with a peer; replaced in tests. */
+  readonly makeSession?: (parts: SessionParts) => PeerSession;
   /** A peer opened a stream or flow: whoever takes it authorises and dials. */
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
@@ -147,7 +149,7 @@ export class TunnelManager implements Dialer, DatagramDialer {
       this.#peers.set(node, known);
       return known;
     }
-    const { node: self, clock, log, paths, random, makeSession, onStream, onFlow, establishMs } = this.#options;
+    const { node: self, clock, log, paths, random, onStream, onFlow, establishMs } = this.#options;
     const options: PeerOptions = {
       self,
       node,
@@ -155,7 +157,7 @@ export class TunnelManager implements Dialer, DatagramDialer {
       log,
       paths,
       random,
-      makeSession,
+      makeSession: this.#options.makeSession ?? ((parts) => new Session({ ...parts, clock, node: self })),
       onStream,
       onFlow,
       establishMs: establishMs ?? ESTABLISH_MS,

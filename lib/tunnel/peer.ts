@@ -19,7 +19,7 @@ import { deadFlow, deadStream } from "./dead.ts";
 import type { PathAgent, PathAttempt } from "./legs/path_agent.ts";
 import { type PathEvent, PathEvents } from "./path_events.ts";
 import type { Stream } from "./stream.ts";
-import { type PingDone, roleOf, type SessionEvents, type SessionRole, type SessionStats } from "./session_types.ts";
+import { roleOf, type SessionEvents, type SessionRole, type SessionStats } from "./session_types.ts";
 
 /** A dial that has no way by then fails; see {@link PeerOptions.establishMs}. */
 export const ESTABLISH_MS = 5_000;
@@ -47,7 +47,7 @@ export interface PeerSession {
   attach(carrier: Carrier): void;
   openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream;
   openFlow(target: ServiceTarget, handler: FlowHandler): DatagramFlow;
-  ping(done: PingDone): void;
+  ping(): Promise<number>;
   close(reason: ReasonCode): void;
   stats(): SessionStats;
 }
@@ -99,6 +99,11 @@ export interface PeerStatus {
   readonly events: readonly PathEvent[];
 }
 
+/** Who is at the other end; the key is empty until the first carrier proves it. */
+interface ProvenIdentity extends PeerIdentity {
+  keyHash: string;
+}
+
 /** A stream or ping that was asked for while there was no carrier. */
 interface Waiting {
   readonly since: MonoMs;
@@ -115,7 +120,7 @@ export class Peer {
   readonly #events: PathEvents;
   #state: State = { kind: "idle" };
   #since: MonoMs;
-  #identity: PeerIdentity | undefined;
+  #identity: ProvenIdentity | undefined;
   #attempt: PathAttempt | undefined;
   #failures = 0;
   #failed: { readonly at: MonoMs; readonly error: MeshError } | undefined;
@@ -140,7 +145,7 @@ export class Peer {
 
   /** Who is at the other end, once it was proven. */
   get identity(): PeerIdentity | undefined {
-    return this.#identity;
+    return this.#identity?.keyHash === "" ? undefined : this.#identity;
   }
 
   openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream {
@@ -173,10 +178,8 @@ export class Peer {
       const ask = () => {
         const state = this.#state;
         if (state.kind !== "up") return fail("PEER_GONE");
-        state.session.ping((rttMs) => {
-          if (rttMs === undefined) fail("PEER_GONE");
-          else resolve({ rttMs, path: state.carrier.path });
-        });
+        const { path } = state.carrier;
+        state.session.ping().then((rttMs) => resolve({ rttMs, path }), reject);
       };
       const session = this.#sessionFor();
       if (session instanceof MeshError) return reject(session);
@@ -187,11 +190,15 @@ export class Peer {
 
   /** A carrier that the peer made, or one of ours. */
   attach(carrier: Carrier): void {
-    this.#identity = carrier.peer;
-    const { node } = carrier.peer;
+    const { node, keyHash } = carrier.peer;
     if (node !== this.node) return carrier.close("CERT_UNTRUSTED");
+    // The node was enrolled anew, with another key: whoever has the old session's state is not the one we talk to now.
+    if (this.#identity !== undefined && this.#identity.keyHash !== "" && this.#identity.keyHash !== keyHash) {
+      this.close("PEER_GONE");
+    }
     const state = this.#state;
     const session = state.kind === "idle" ? this.#begin() : state.session;
+    this.#identity!.keyHash = keyHash;
     this.#events.add("note", { path: carrier.path, text: "carrier ready" });
     session.attach(carrier);
   }
@@ -231,7 +238,7 @@ export class Peer {
       state: state.kind,
       path: state.kind === "up" ? state.carrier.path : undefined,
       sinceMs: this.#options.clock.now() - this.#since,
-      keyHash: this.#identity?.keyHash,
+      keyHash: this.identity?.keyHash,
       rttMs: stats?.rttMs,
       streams: stats?.streams ?? 0,
       flows: stats?.flows ?? 0,
@@ -299,9 +306,11 @@ export class Peer {
       const state = this.#state;
       if (state.kind !== "idle" && state.session === session) then(state);
     };
+    // The session learns the key with its first carrier; before that nobody can have sent it anything.
+    const identity = this.#identity = { node, keyHash: "" };
     const session = makeSession({
       role: this.#role,
-      peer: this.#identity ?? { node, keyHash: "" },
+      peer: identity,
       events: {
         onStream,
         onFlow,

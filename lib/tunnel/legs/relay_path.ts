@@ -125,7 +125,7 @@ class Attempt implements PathAttempt {
   }
 
   #failed(server: ControlClient, error: unknown): void {
-    const failure = error instanceof MeshError ? error : new MeshError("INTERNAL", "Relay failed", { cause: error });
+    const failure = explained(error, this.#peer, server.url);
     this.#sink.onNote("relay", `${server.url}: ${failure.code}`);
     // What several servers say: the first is the best placed to know, unless it only lost us.
     if (this.#last === undefined || this.#last.code === "SERVER_UNREACHABLE") this.#last = failure;
@@ -137,5 +137,24 @@ class Attempt implements PathAttempt {
   #end(): void {
     this.#over = true;
     this.#onEnd();
+  }
+}
+
+/** The server answers with a code only; people get a sentence. */
+function explained(error: unknown, peer: string, url: string): MeshError {
+  const failure = error instanceof MeshError ? error : new MeshError("INTERNAL", "Relay failed", { cause: error });
+  switch (failure.code) {
+    case "PEER_OFFLINE":
+      return new MeshError("PEER_OFFLINE", `Node ${peer} is not connected to ${url}`, {
+        hint: `run \`edgemesh status\` on ${peer}`,
+      });
+    case "UNKNOWN_NODE":
+      return new MeshError("UNKNOWN_NODE", `${url} knows no node named ${peer}`, {
+        hint: "`edgemesh status` on the server lists the nodes that have joined",
+      });
+    case "SERVER_UNREACHABLE":
+      return new MeshError("SERVER_UNREACHABLE", `The connection to ${url} ended while node ${peer} was being called`);
+    default:
+      return failure;
   }
 }

@@ -34,9 +34,9 @@ class Rig {
   readonly relay: RelaySwitch;
   now = 0;
 
-  constructor(limits: Partial<RelayLimits> = {}, refusal?: (from: string, to: string) => ReasonCode | undefined) {
+  constructor(limits?: Partial<RelayLimits>, refusal?: (from: string, to: string) => ReasonCode | undefined) {
     this.relay = new RelaySwitch({
-      limits,
+      limits: limits ?? {},
       emit: (line, frame) => {
         checkFrame(frame);
         this.out.get(line)!.push(frame);
