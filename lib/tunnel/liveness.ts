@@ -1,0 +1,102 @@
+/**
+ * Whether the peer still answers on the active carrier: pings often while bytes move, rarely while idle, and often
+ * again as soon as one answer is missing. Any batch counts as a sign of life, so a full queue is not taken for death.
+ * Pure: told what happens and when, it says what to do.
+ */
+import { ACTIVE_MS, DEAD_MS, PING_ACTIVE_MS, PING_IDLE_MS, PINGS_MISSED } from "./constants.ts";
+
+export type LivenessAction = "ping" | "dead" | "none";
+
+/** Weight of a new sample in the smoothed round trip (RFC 6298). */
+const ALPHA = 1 / 8;
+
+export class Liveness {
+  #token = 0;
+  /** Lowest token that is an answer on this carrier. */
+  #firstToken = 1;
+  #outstanding = false;
+  #missed = 0;
+  #lastHeard = 0;
+  #lastBytes = -Infinity;
+  #nextAt = Infinity;
+  #smoothed: number | undefined;
+  #least: number | undefined;
+
+  /** Smoothed round trip in milliseconds; undefined before the first answer on this carrier. */
+  get rttMs(): number | undefined {
+    return this.#smoothed;
+  }
+
+  /** Least round trip seen on this carrier: the way itself, without its queues. */
+  get leastRttMs(): number | undefined {
+    return this.#least;
+  }
+
+  /** When {@link tick} wants to be called; Infinity while there is no carrier. */
+  get nextAt(): number {
+    return this.#nextAt;
+  }
+
+  /** Number of the last ping. */
+  get token(): number {
+    return this.#token;
+  }
+
+  /** A carrier became active: measure it at once. */
+  start(now: number): void {
+    this.#firstToken = this.#token + 1;
+    this.#outstanding = false;
+    this.#missed = 0;
+    this.#lastHeard = now;
+    this.#smoothed = this.#least = undefined;
+    this.#nextAt = now;
+  }
+
+  stop(): void {
+    this.#nextAt = Infinity;
+  }
+
+  /** A batch came. */
+  heard(now: number): void {
+    this.#missed = 0;
+    this.#lastHeard = now;
+  }
+
+  /** Bytes of streams or flows moved, in either direction. */
+  moved(now: number): void {
+    this.#lastBytes = now;
+    if (this.#nextAt > now + PING_ACTIVE_MS && this.#nextAt !== Infinity) this.#nextAt = now + PING_ACTIVE_MS;
+  }
+
+  /** Sends a ping before its time; returns its number. */
+  ask(now: number): number {
+    this.#outstanding = true;
+    this.#nextAt = Math.min(this.#nextAt, now + PING_ACTIVE_MS);
+    return ++this.#token;
+  }
+
+  /** An answer to ping `token` that was sent at `sentAt`. False if there was no such ping on this carrier. */
+  answered(token: number, sentAt: number, now: number): boolean {
+    if (token < this.#firstToken || token > this.#token || sentAt > now) return false;
+    if (token === this.#token) this.#outstanding = false;
+    const rtt = now - sentAt;
+    this.#smoothed = this.#smoothed === undefined ? rtt : this.#smoothed + ALPHA * (rtt - this.#smoothed);
+    this.#least = Math.min(this.#least ?? rtt, rtt);
+    return true;
+  }
+
+  tick(now: number): LivenessAction {
+    if (now < this.#nextAt) return "none";
+    if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) return "dead";
+    this.#outstanding = true;
+    this.#token++;
+    this.#nextAt = now + PING_ACTIVE_MS;
+    return "ping";
+  }
+
+  /** The answer came: the next ping is due by how busy the session is. */
+  settle(now: number): void {
+    if (this.#outstanding || this.#nextAt === Infinity) return;
+    this.#nextAt = now + (now - this.#lastBytes < ACTIVE_MS ? PING_ACTIVE_MS : PING_IDLE_MS);
+  }
+}

@@ -1,0 +1,466 @@
+/**
+ * A session without its surroundings: carriers hand it batches, owners of streams and flows call it, the clock wakes
+ * it, and it answers with batches and callbacks. Nothing in it waits, sleeps or knows a socket.
+ */
+import { MeshError, type ReasonCode, reasonCode } from "../errors.ts";
+import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
+import type { Carrier, PeerIdentity } from "./carrier.ts";
+import { ACK_DELAY_MS, DATAGRAM_STALE_MS, type SessionLimits } from "./constants.ts";
+import { DatagramSender } from "./datagrams.ts";
+import type { Flow } from "./flow.ts";
+import { decodeHello, get16, get64, GOAWAY_SIZE, type Hello, OFFSET_SIZE, PING_SIZE, TYPE } from "./frame.ts";
+import { Incoming } from "./incoming.ts";
+import type { Link } from "./link.ts";
+import { Links, type LinksHost } from "./links.ts";
+import { Liveness } from "./liveness.ts";
+import { Reassembly } from "./reassembly.ts";
+import { Receiver, type Violation } from "./receiver.ts";
+import { SendLog } from "./send_log.ts";
+import { Sender } from "./sender.ts";
+import type { PingDone, SessionEvents, SessionState, SessionStats } from "./session_types.ts";
+import type { Stream } from "./stream.ts";
+import { Table, type TableHost } from "./table.ts";
+import { Turn } from "./turn.ts";
+import { WindowPool } from "./window.ts";
+
+export interface CoreOptions {
+  readonly initiator: boolean;
+  readonly peer: PeerIdentity;
+  /** Our own node: where targets of incoming OPENs are. */
+  readonly node: string | undefined;
+  /** Random, 1 ≤ instance < 2^53. */
+  readonly instance: number;
+  readonly build: string;
+  readonly limits: SessionLimits;
+  readonly events: SessionEvents;
+  /** Milliseconds, monotonic. */
+  now(): number;
+  /** Call {@link SessionCore.flush} soon, not from inside this call. */
+  later(): void;
+}
+
+/** Pings that may wait for an answer at once. */
+const MAX_PINGS = 64;
+
+export class SessionCore {
+  readonly #options: CoreOptions;
+  readonly #events: SessionEvents;
+  readonly #turn: Turn;
+  readonly #sender: Sender;
+  readonly #receiver: Receiver;
+  readonly #incoming = new Incoming();
+  readonly #windows: WindowPool;
+  readonly #table: Table;
+  readonly #links: Links;
+  readonly #live = new Liveness();
+  readonly #reassembly = new Reassembly();
+  #state: SessionState = "new";
+  #closedBy: ReasonCode = "SHUTDOWN";
+  #draining = false;
+  #peerDraining = false;
+  #peerBuild: string | undefined;
+  /** Since when no carrier is active. */
+  #downAt: number;
+  #ackAt = Infinity;
+  #pings: { readonly token: number; readonly done: PingDone }[] = [];
+
+  constructor(options: CoreOptions) {
+    const { limits, events } = options;
+    this.#options = options;
+    this.#events = events;
+    this.#downAt = options.now();
+    this.#windows = new WindowPool(limits);
+    this.#turn = new Turn({
+      serve: () => this.#sender.serve(),
+      settle: () => this.#settle(),
+      later: options.later,
+      onFault: events.onFault?.bind(events),
+    });
+    this.#receiver = new Receiver({
+      counted: (type, id, batch, at, length) => this.#table.frame(type, id, batch, at, length),
+      uncounted: (link, type, id, batch, at, length) => this.#uncounted(link, type, id, batch, at, length),
+    });
+    const receiver = this.#receiver;
+    this.#sender = new Sender(
+      {
+        get received() {
+          return receiver.received;
+        },
+        wake: () => this.#turn.wake(),
+        fault: (error) => this.#turn.fault(error),
+      },
+      new SendLog(limits.retention),
+      new DatagramSender(limits.flowQueueSum),
+    );
+    this.#table = new Table(this.#tableHost(), options.initiator);
+    this.#links = new Links(this.#linksHost());
+  }
+
+  get state(): SessionState {
+    return this.#state;
+  }
+
+  get active(): Carrier | undefined {
+    return this.#links.active?.carrier;
+  }
+
+  /** When {@link tick} must be called; Infinity = not needed. */
+  get deadline(): number {
+    if (this.#state === "closed") return Infinity;
+    const hold = this.#links.active === undefined ? this.#downAt + this.#options.limits.holdMs : Infinity;
+    return Math.min(hold, this.#links.deadline, this.#live.nextAt, this.#ackAt);
+  }
+
+  // ── events from outside ──
+
+  /** Takes a carrier; its batches go to {@link read} with the link returned. After the session's end: closes it. */
+  attach(carrier: Carrier): Link | undefined {
+    if (this.#state === "closed") {
+      carrier.close(this.#closedBy);
+      return undefined;
+    }
+    const link = this.#links.attach(carrier);
+    this.#turn.wake();
+    return link;
+  }
+
+  /** One batch; `batch` is not used after the call. */
+  read(link: Link, batch: Uint8Array): void {
+    if (link.gone) return;
+    if (!this.#turn.begin()) throw new MeshError("INTERNAL", "A carrier delivered a batch from inside a call");
+    const before = this.#receiver.received;
+    this.#incoming.begin(batch);
+    const violation = this.#receiver.read(link, batch);
+    if (violation !== undefined) this.#violated(link, violation);
+    else if (link === this.#links.active) {
+      const now = this.#options.now();
+      this.#live.heard(now);
+      if (this.#receiver.received !== before) {
+        this.#live.moved(now);
+        if (this.#ackAt === Infinity) this.#ackAt = now + ACK_DELAY_MS;
+      }
+    }
+    this.#turn.end();
+  }
+
+  /** The carrier takes batches again. */
+  drained(link: Link): void {
+    link.busy = false;
+    if (link === this.#sender.link) this.flush();
+  }
+
+  /** The carrier closed by itself or by the peer. */
+  ended(link: Link, reason: ReasonCode | undefined): void {
+    this.#turn.run(() => this.#links.lost(link, reason));
+  }
+
+  /** Does what has become due. */
+  tick(): void {
+    this.#turn.run(() => this.#tick(this.#options.now()));
+  }
+
+  /** Sends and tells what calls have left behind. */
+  flush(): void {
+    this.#turn.run(() => {});
+  }
+
+  // ── calls of owners ──
+
+  openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream {
+    return this.#table.openStream(target, first, handler);
+  }
+
+  openFlow(target: ServiceTarget, handler: FlowHandler): DatagramFlow {
+    return this.#table.openFlow(target, handler);
+  }
+
+  ping(done: PingDone): void {
+    if (this.#links.active === undefined || this.#pings.length >= MAX_PINGS) {
+      return this.#turn.tell(() => done(undefined));
+    }
+    const token = this.#live.ask(this.#options.now());
+    this.#pings.push({ token, done });
+    this.#sender.ping(token);
+  }
+
+  /** Opens nothing more in either direction; what is open goes on. */
+  drain(reason: ReasonCode): void {
+    if (this.#draining || this.#state === "closed") return;
+    this.#draining = true;
+    this.#sender.goaway(reason, false);
+  }
+
+  /** Ends the session: streams and flows close with `reason`, and the peer is told. */
+  close(reason: ReasonCode, detail?: string): void {
+    if (this.#state === "closed") return;
+    this.#state = "closed";
+    this.#closedBy = reason;
+    this.#sender.lastWord(reason, this.#options.now());
+    this.#links.closeAll(reason);
+    this.#live.stop();
+    this.#table.failAll(reason);
+    this.#sender.clear();
+    this.#reassembly.trim();
+    this.#failPings();
+    this.#turn.tell(() => this.#events.onClosed(reason, detail));
+  }
+
+  stats(): SessionStats {
+    const log = this.#sender.log;
+    const { datagrams } = this.#sender;
+    return {
+      state: this.#state,
+      path: this.active?.path,
+      generation: this.#links.generation,
+      switches: this.#links.switches,
+      rttMs: this.#live.rttMs,
+      peerBuild: this.#peerBuild,
+      ...this.#table.counts,
+      waiting: this.#sender.inLine,
+      written: log.tx,
+      acked: log.acked,
+      received: this.#receiver.received,
+      repeated: this.#receiver.repeated,
+      batches: this.#sender.batches,
+      bytes: this.#sender.bytes,
+      retained: log.held,
+      unread: this.#table.unread,
+      windowFree: this.#windows.free,
+      datagramsSent: datagrams.sent,
+      datagramsDropped: datagrams.dropped + this.#reassembly.dropped,
+    };
+  }
+
+  // ── inside ──
+
+  #tick(now: number): void {
+    this.#links.expire(now);
+    const active = this.#links.active;
+    const action = this.#live.tick(now);
+    if (action === "ping") this.#sender.ping(this.#live.token);
+    else if (action === "dead" && active !== undefined) {
+      active.carrier.close("PEER_GONE");
+      this.#links.lost(active, "PEER_GONE");
+    }
+    if (now >= this.#ackAt) {
+      this.#ackAt = Infinity;
+      this.#sender.ackSoon();
+    }
+    if (this.#links.active === undefined && now >= this.#downAt + this.#options.limits.holdMs) {
+      this.close(this.#links.switches === 0 ? "TIMEOUT" : "PEER_GONE", "no carrier in time");
+    }
+  }
+
+  /** The end of each event: unread bytes leave the batch, written ones leave the log. */
+  #settle(): void {
+    this.#incoming.end();
+    const sender = this.#sender;
+    if (sender.link !== undefined) {
+      const now = this.#options.now();
+      if (sender.log.unsent || sender.datagrams.pending) this.#live.moved(now);
+      sender.flush(now);
+    }
+    if (this.#receiver.received === sender.ackSent) this.#ackAt = Infinity;
+    if (sender.log.held === 0) sender.trim();
+  }
+
+  #violated(link: Link, violation: string): void {
+    // Before its HELLO a carrier says nothing about the session: only the carrier goes.
+    if (!link.greeted) {
+      link.carrier.close("PROTOCOL");
+      this.#links.lost(link, "PROTOCOL");
+    } else this.close("PROTOCOL", violation);
+  }
+
+  #uncounted(link: Link, type: number, id: number, batch: Uint8Array, at: number, length: number): Violation {
+    if (type === TYPE.DGRAM) return this.#datagram(id, batch, at, length);
+    if (id !== 0) return "session frame with a stream id";
+    const now = this.#options.now();
+    switch (type) {
+      case TYPE.HELLO: {
+        const hello = link.greeted ? undefined : decodeHello(batch.subarray(at, at + length));
+        if (hello === undefined) return "HELLO of a forbidden form, or a second one";
+        const refusal = this.#links.greeted(link, hello);
+        if (refusal !== undefined) this.close(refusal.reason, refusal.detail);
+        return undefined;
+      }
+      case TYPE.RESUME:
+        return length === OFFSET_SIZE && this.#receiver.resume(link, get64(batch, at))
+          ? undefined
+          : "RESUME that leaves a gap";
+      case TYPE.ACK: {
+        const offset = length === OFFSET_SIZE ? get64(batch, at) : -1;
+        return offset >= 0 && this.#sender.log.ack(offset) ? undefined : "ACK of what was never sent";
+      }
+      case TYPE.PING:
+        if (length !== PING_SIZE) return "PING of a forbidden form";
+        this.#sender.pong(batch, at);
+        return undefined;
+      case TYPE.PONG:
+        if (length !== PING_SIZE) return "PONG of a forbidden form";
+        this.#answered(get64(batch, at), get64(batch, at + 8) / 1000, now);
+        return undefined;
+      case TYPE.GOAWAY:
+        if (length !== GOAWAY_SIZE) return "GOAWAY of a forbidden form";
+        this.#goaway(reasonCode(get16(batch, at)), (batch[at + 2]! & 1) !== 0);
+        return undefined;
+      default:
+        return "frame type without a rule";
+    }
+  }
+
+  #datagram(id: number, batch: Uint8Array, at: number, length: number): Violation {
+    const result = this.#reassembly.read(id, batch, at, length);
+    if (result === "bad") return "DGRAM of a forbidden form";
+    const flow = this.#table.flow(id);
+    if (flow === undefined) return this.#table.isStream(id) ? "DGRAM for a stream" : undefined;
+    if (result === "part") return undefined;
+    this.#live.moved(this.#options.now());
+    const { whole } = this.#reassembly;
+    try {
+      flow.receive(whole, whole.length);
+    } catch (error) {
+      this.#turn.fault(error);
+      flow.broke();
+    }
+    return undefined;
+  }
+
+  #answered(token: number, sentAt: number, now: number): void {
+    if (!this.#live.answered(token, sentAt, now)) return;
+    this.#live.settle(now);
+    const done = this.#pings.filter((ping) => ping.token <= token);
+    if (done.length === 0) return;
+    this.#pings = this.#pings.filter((ping) => ping.token > token);
+    this.#turn.tell(() => done.forEach((ping) => ping.done(now - sentAt)));
+  }
+
+  #failPings(): void {
+    const pings = this.#pings;
+    this.#pings = [];
+    if (pings.length > 0) this.#turn.tell(() => pings.forEach((ping) => ping.done(undefined)));
+  }
+
+  #goaway(reason: ReasonCode, final: boolean): void {
+    if (!final) return this.#peerDrains(reason);
+    const link = this.#links.active;
+    // The peer has forgotten us already: it needs no last word.
+    if (link !== undefined) this.#links.drop(link, reason);
+    this.close(reason, "closed by the peer");
+  }
+
+  #peerDrains(reason: ReasonCode): void {
+    if (this.#peerDraining) return;
+    this.#peerDraining = true;
+    this.#turn.tell(() => this.#events.onDraining?.(reason));
+  }
+
+  #activated(link: Link, hello: Hello): void {
+    const now = this.#options.now();
+    this.#state = "up";
+    this.#peerBuild = hello.build;
+    this.#table.peerLimits(hello.maxStreams, hello.maxFlows);
+    this.#sender.limitAck(hello.retention);
+    this.#reassembly.reset();
+    if (now - this.#downAt > DATAGRAM_STALE_MS) this.#sender.datagrams.clear();
+    this.#downAt = Infinity;
+    this.#failPings();
+    this.#live.start(now);
+    if (hello.draining) this.#peerDrains("SHUTDOWN");
+    this.#turn.tell(() => this.#events.onUp(link.carrier));
+  }
+
+  #linksHost(): LinksHost {
+    const { initiator, instance, build, limits, now } = this.#options;
+    const draining = () => this.#draining;
+    return {
+      initiator,
+      instance,
+      build,
+      limits,
+      get draining() {
+        return draining();
+      },
+      sender: this.#sender,
+      receiver: this.#receiver,
+      now,
+      restarted: () => {
+        this.#table.failAll("PEER_GONE");
+        this.#sender.clear();
+        this.#receiver.restart();
+        this.#peerDraining = false;
+      },
+      activated: (link, hello) => this.#activated(link, hello),
+      lost: (carrier, reason) => this.#turn.tell(() => this.#events.onCarrierLost?.(carrier, reason)),
+      inactive: () => {
+        this.#downAt = now();
+        this.#live.stop();
+        this.#failPings();
+      },
+      down: (reason) => {
+        if (this.#state === "up") this.#state = "down";
+        this.#turn.tell(() => this.#events.onDown(reason));
+      },
+    };
+  }
+
+  #tableHost(): TableHost {
+    const { limits, node, now, peer } = this.#options;
+    const noOpen = () =>
+      this.#state === "closed" ? this.#closedBy : this.#draining || this.#peerDraining ? "SHUTDOWN" : undefined;
+    const draining = () => this.#draining;
+    const offer = (call: () => void, teller: Stream | Flow) => {
+      try {
+        call();
+      } catch (error) {
+        this.#turn.fault(error);
+        teller.broke();
+      }
+    };
+    return {
+      limits,
+      node,
+      get noOpen() {
+        return noOpen();
+      },
+      get draining() {
+        return draining();
+      },
+      sender: this.#sender,
+      incoming: this.#incoming,
+      windows: this.#windows,
+      now,
+      rttMs: () => this.#live.leastRttMs ?? 0,
+      notify: (teller) => this.#turn.notify(teller),
+      streamAccepted: (stream) => this.#table.settled(stream),
+      streamEnded: (stream) => this.#table.ended(stream),
+      streamReleased: (stream) => this.#table.released(stream),
+      flowEnded: (flow) => {
+        this.#sender.datagrams.forget(flow);
+        this.#table.flowEnded(flow);
+      },
+      onStream: (target, stream, sendLimit) =>
+        offer(() =>
+          this.#events.onStream({
+            target,
+            from: peer,
+            accept: (handler) => {
+              stream.accept(handler, sendLimit);
+              return stream;
+            },
+            refuse: (code) => stream.reset(code),
+          }), stream),
+      onFlow: (target, flow) =>
+        offer(() =>
+          this.#events.onFlow({
+            target,
+            from: peer,
+            accept: (handler) => {
+              flow.accept(handler);
+              return flow;
+            },
+            refuse: (code) => flow.close(code),
+          }), flow),
+    };
+  }
+}
