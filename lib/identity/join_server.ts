@@ -166,7 +166,8 @@ export function durationText(ms: number): string {
     [Math.floor(minutes / 60) % 24, " h"],
     [minutes % 60, " min"],
   ];
-  const from = Math.max(0, parts.findIndex(([n]) => n > 0));
+  const first = parts.findIndex(([n]) => n > 0);
+  const from = first < 0 ? parts.length - 1 : first;
   const shown = parts.slice(from, from + 2).filter(([n], i) => n > 0 || i === 0);
   return shown.map(([n, unit]) => (n === 1 && unit === " days" ? "1 day" : n + unit)).join(" ");
 }

@@ -86,12 +86,13 @@ export function record<T>(
     if (typeof input !== "object" || input === null || Array.isArray(input)) throw wrong(path, "is not an object");
     const entries = Object.entries(input);
     if (entries.length > options.max) throw wrong(path, `has ${entries.length} entries; ${options.max} are allowed`);
-    const result: Record<string, T> = Object.create(null);
+    const result: [string, T][] = [];
     for (const [k, v] of entries) {
       if (!options.key.test(k)) throw wrong(path, `has the key ${JSON.stringify(k.slice(0, 80))}`);
-      result[k] = value(v, `${path}.${k}`);
+      result.push([k, value(v, `${path}.${k}`)]);
     }
-    return result;
+    // Own properties whatever their names: a key `__proto__` stays a key.
+    return Object.fromEntries(result);
   };
 }
 
