@@ -71,6 +71,7 @@ export class Forwarder {
   #plan: Plan;
   #applied: Ruleset | undefined;
   #dirty = false;
+  #repairDue = false;
   #busy: Promise<void> | undefined;
   #problem: string | undefined;
   #repairs = 0;
@@ -179,29 +180,58 @@ export class Forwarder {
   #sync(): Promise<void> {
     if (this.#closed || !this.#meta?.synced) return Promise.resolve();
     this.#dirty = true;
-    this.#busy ??= this.#run().finally(() => this.#busy = undefined);
-    return this.#busy;
+    return this.#wake();
   }
 
-  /** Applies snapshots until the newest is in; those that came while the kernel was busy are skipped. */
-  async #run(): Promise<void> {
+  #wake(): Promise<void> {
+    return this.#busy ??= this.#work().finally(() => this.#busy = undefined);
+  }
+
+  /** The only one who talks to the kernel. Snapshots that came while it was busy are skipped but for the newest. */
+  async #work(): Promise<void> {
     // Several updates in one turn are one.
     await Promise.resolve();
-    while (this.#dirty && !this.#closed) {
-      this.#dirty = false;
-      const plan = planForwarding(this.#meta!, this.#facts, this.#config, this.#plan);
-      this.#use(plan);
+    while (!this.#closed && (this.#dirty || this.#repairDue)) {
       try {
-        await this.#apply(plan);
-        this.#arm(REPAIR_MS);
+        if (this.#dirty) await this.#program();
+        else await this.#repair();
       } catch (error) {
         if (this.#problem === undefined) {
           this.#deps.log.error("Kernel rules could not be written", { error: describe(error) });
         }
         this.#problem = describe(error);
-        this.#arm(RETRY_MS);
+        break;
       }
     }
+    if (!this.#closed) this.#arm();
+  }
+
+  async #program(): Promise<void> {
+    this.#dirty = false;
+    const plan = planForwarding(this.#meta!, this.#facts, this.#config, this.#plan);
+    this.#use(plan);
+    await this.#apply(plan);
+    if (this.#problem !== undefined) this.#deps.log.info("Kernel rules are in place again");
+    this.#problem = undefined;
+  }
+
+  async #repair(): Promise<void> {
+    this.#repairDue = false;
+    const { operations } = await this.#deps.rules.repair();
+    if (operations === 0) return;
+    this.#repairs++;
+    this.#deps.log.warn("Kernel rules were changed by somebody else and are repaired", { operations });
+  }
+
+  /** Later: try again what failed, or look whether somebody else changed our tables. */
+  #arm(): void {
+    this.#timer?.();
+    const failed = this.#problem !== undefined;
+    this.#timer = this.#deps.clock.timer(failed ? RETRY_MS : REPAIR_MS, () => {
+      if (failed) this.#dirty = true;
+      else this.#repairDue = true;
+      void this.#wake();
+    });
   }
 
   /** What the agent itself decides follows the plan at once. */
@@ -228,8 +258,6 @@ export class Forwarder {
     }, this.#applied);
     await this.#deps.rules.apply(ruleset);
     this.#applied = ruleset;
-    if (this.#problem !== undefined) this.#deps.log.info("Kernel rules are in place again");
-    this.#problem = undefined;
     this.#udp.retire(plan);
   }
 
@@ -239,33 +267,6 @@ export class Forwarder {
       if (ip === undefined || this.#listeners.some((l) => l.local.ip === ip)) continue;
       this.#listeners.push(listenNear(this.#deps.loop, ip, (accepted) => this.#tcp.accept(accepted)));
     }
-  }
-
-  #arm(ms: number): void {
-    this.#timer?.();
-    this.#timer = this.#deps.clock.timer(ms, () => void this.#tick());
-  }
-
-  /** Tries again what failed, or looks whether somebody else changed our tables. */
-  async #tick(): Promise<void> {
-    if (this.#closed || this.#busy) return;
-    if (this.#problem !== undefined) return void this.#sync();
-    this.#busy = this.#repair().finally(() => this.#busy = undefined);
-    await this.#busy;
-    if (this.#dirty) await this.#sync();
-  }
-
-  async #repair(): Promise<void> {
-    try {
-      const { operations } = await this.#deps.rules.repair();
-      if (operations > 0) {
-        this.#repairs++;
-        this.#deps.log.warn("Kernel rules were changed by somebody else and are repaired", { operations });
-      }
-    } catch (error) {
-      this.#problem = describe(error);
-    }
-    if (!this.#closed) this.#arm(this.#problem === undefined ? REPAIR_MS : RETRY_MS);
   }
 }
 

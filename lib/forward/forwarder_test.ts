@@ -1,0 +1,433 @@
+import assert from "node:assert/strict";
+import { Collector, MemoryLoop } from "../../tests/fixtures/memory_loop.ts";
+import { MemoryTunnel } from "../../tests/fixtures/memory_tunnel.ts";
+import { type EndpointLiteral, type Literals, metaOf, service, slice } from "../../tests/fixtures/meta_literal.ts";
+import { parseCidr } from "../addr.ts";
+import { FakeClock } from "../clock.ts";
+import type { ReasonCode } from "../errors.ts";
+import { createLogger, memorySink } from "../log.ts";
+import type { IpPort, ServiceTarget } from "../net.ts";
+import { memoryPair } from "../net_memory.ts";
+import { DEFAULT_FORWARD_CONFIG, type NodeFacts } from "./facts.ts";
+import { Forwarder, type ForwarderOptions } from "./forwarder.ts";
+import { FakeKernel } from "./rules/fake.ts";
+import { AGENT_TABLE, TABLE } from "./rules/ruleset.ts";
+import { Tracer } from "./rules/trace.ts";
+import { RuleWriter } from "./rules/writer.ts";
+
+const MESH = "169.254.96.16";
+const LISTENER: IpPort = { ip: MESH, port: 19001 };
+const VIP: IpPort = { ip: "10.96.0.1", port: 80 };
+const facts: NodeFacts = {
+  node: "n1",
+  addresses: ["192.0.2.1", MESH],
+  podCidrs: [parseCidr("10.1.0.0/24")!],
+  routable: [],
+  mesh4: MESH,
+  mesh6: undefined,
+  hairpinLinks: [],
+};
+const here = (n: number): EndpointLiteral => ({ ip: `10.1.0.${n}`, node: "n1" });
+const away = (n: number): EndpointLiteral => ({ ip: `10.3.0.${n}`, node: `n${n}` });
+
+function web(endpoints: readonly EndpointLiteral[], extra: Parameters<typeof service>[1] = {}): Literals {
+  return { services: [service("a/web", { clusterIPs: [VIP.ip], ...extra })], slices: [slice("a/web", endpoints)] };
+}
+
+class Bench {
+  readonly loop = new MemoryLoop();
+  readonly clock = new FakeClock();
+  readonly kernel = new FakeKernel();
+  readonly tunnel = new MemoryTunnel(this.loop.scheduler);
+  readonly sink = memorySink("debug");
+  readonly forwarder: Forwarder;
+
+  constructor(options: Partial<ForwarderOptions> = {}) {
+    this.forwarder = new Forwarder({
+      loop: this.loop,
+      clock: this.clock,
+      log: createLogger(this.sink),
+      tunnel: this.tunnel,
+      rules: new RuleWriter(this.kernel),
+      facts,
+      config: DEFAULT_FORWARD_CONFIG,
+      options: { connectTimeoutMs: 1000, udpIdleMs: 30_000, maxConnections: 100, accessLog: true, ...options },
+    });
+  }
+
+  async serve(literals: Literals): Promise<void> {
+    await this.forwarder.update(metaOf(literals));
+  }
+
+  connect(original: IpPort = VIP, client?: IpPort): Collector {
+    return new Collector(this.loop.connect(LISTENER, original, client));
+  }
+
+  trace(to: IpPort) {
+    return new Tracer(this.kernel).trace({ protocol: "tcp", from: { ip: "10.1.0.9", port: 1 }, to, via: "pod0" });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.forwarder.close({ keepKernelRules: false });
+    assert.equal(this.loop.size, 0, "sockets are left");
+    assert.equal(this.clock.pending, 0, "timers are left");
+  }
+}
+
+Deno.test("forwarder: a connection to an endpoint of another node goes through the tunnel, both ways, to its end", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3)]));
+  assert.deepEqual(bench.trace(VIP), { fate: "forwarded", to: LISTENER, table: AGENT_TABLE, masquerade: false });
+  let far: Collector | undefined;
+  bench.tunnel.onStream = (stream) => far = new Collector(stream);
+  const client = bench.connect();
+  client.say("hello");
+  bench.loop.run();
+  assert.deepEqual(bench.tunnel.dials, [{
+    namespace: "a",
+    service: "web",
+    protocol: "TCP",
+    port: 80,
+    node: "n3",
+    endpoint: { ip: "10.3.0.3", port: 8080 },
+  }]);
+  assert.equal(far!.text, "hello");
+  far!.say("world");
+  far!.stream.closeWrite();
+  bench.loop.run();
+  assert.equal(client.text, "world");
+  assert.ok(client.ended);
+  client.stream.closeWrite();
+  bench.loop.run();
+  assert.equal(bench.forwarder.status().connections, 0);
+  const [traffic] = bench.forwarder.status().traffic;
+  assert.deepEqual([traffic!.way, traffic!.opened, traffic!.active, traffic!.bytesOut, traffic!.bytesIn], [
+    "tunnel",
+    1,
+    0,
+    5,
+    5,
+  ]);
+  const line = bench.sink.lines.find((l) => l.includes("access"))!;
+  assert.match(
+    line,
+    /from=10\.1\.0\.9:5000 to=10\.96\.0\.1:80 service=a\/web endpoint=10\.3\.0\.3:8080 node=n3 way=tunnel ms=\d+ out=5 in=5 attempts=1 result=OK/,
+  );
+});
+
+Deno.test("forwarder: kernel-way Services never meet the agent, and stay when it goes", async () => {
+  const bench = new Bench();
+  await bench.serve(web([here(5)]));
+  const direct = { fate: "forwarded", to: { ip: "10.1.0.5", port: 8080 }, table: TABLE, masquerade: false };
+  assert.deepEqual(bench.trace(VIP), direct);
+  await bench.forwarder.close({ keepKernelRules: true });
+  assert.deepEqual(bench.trace(VIP), direct);
+  assert.deepEqual([...bench.kernel.tables.keys()], [TABLE]);
+});
+
+Deno.test("forwarder: an endpoint without a node is dialled from here", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([{ ip: "203.0.113.7" }]));
+  bench.loop.servers.set("203.0.113.7:8080", (server) => new Collector(server).say("external"));
+  const client = bench.connect();
+  bench.loop.run();
+  assert.equal(client.text, "external");
+  assert.equal(bench.tunnel.dials.length, 0);
+});
+
+const refusals: readonly (readonly [string, IpPort, IpPort | undefined, ReasonCode])[] = [
+  ["was not rewritten by our rules", LISTENER, undefined, "NOT_ALLOWED"],
+  ["went to an address that is no Service", { ip: "10.96.0.99", port: 80 }, undefined, "NO_SERVICE"],
+  ["comes from neither this host nor its pods", VIP, { ip: "198.51.100.1", port: 9 }, "NOT_ALLOWED"],
+];
+for (const [what, original, client, code] of refusals) {
+  Deno.test(`forwarder: a connection that ${what} is reset`, async () => {
+    await using bench = new Bench();
+    await bench.serve(web([away(3)]));
+    const end = bench.connect(original, client);
+    bench.loop.run();
+    assert.equal(end.closed, code);
+    assert.deepEqual(bench.forwarder.status().refused, { [code]: 1 });
+  });
+}
+
+Deno.test("forwarder: an endpoint that does not answer is followed by the next, each at most once", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4), away(5)]));
+  bench.tunnel.fate.set("n3", "DIAL_REFUSED");
+  bench.tunnel.fate.set("n4", "PEER_OFFLINE");
+  bench.tunnel.onStream = (far) => new Collector(far).say("third");
+  for (let i = 0; i < 3; i++) {
+    const client = bench.connect();
+    bench.loop.run();
+    assert.equal(client.text, "third");
+    client.stream.reset("RESET");
+    bench.loop.run();
+  }
+  const [traffic] = bench.forwarder.status().traffic;
+  assert.equal(traffic!.opened, 3);
+  assert.ok(traffic!.dialFailures >= 3);
+});
+
+Deno.test("forwarder: when no endpoint answers the client is reset with the last reason", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4)]));
+  for (const node of ["n3", "n4"]) bench.tunnel.fate.set(node, "DIAL_REFUSED");
+  const client = bench.connect();
+  bench.loop.run();
+  assert.equal(client.closed, "DIAL_REFUSED");
+  assert.equal(bench.tunnel.dials.length, 2);
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
+Deno.test("forwarder: a silent endpoint costs one deadline, all of them two", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4), away(5), away(6)]));
+  for (const node of ["n3", "n4", "n5", "n6"]) bench.tunnel.fate.set(node, "silence");
+  const client = bench.connect();
+  bench.loop.run();
+  bench.clock.advance(1000);
+  assert.equal(bench.tunnel.dials.length, 2);
+  assert.equal(client.closed, "no");
+  bench.clock.advance(1000);
+  bench.loop.run();
+  assert.equal(client.closed, "DIAL_TIMEOUT");
+  assert.equal(bench.tunnel.dials.length, 2);
+});
+
+Deno.test("forwarder: a client that leaves while its endpoint is dialled ends the dial", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3)]));
+  bench.tunnel.fate.set("n3", "silence");
+  const client = bench.connect();
+  bench.loop.run();
+  assert.equal(bench.forwarder.status().connections, 1);
+  client.stream.reset("RESET");
+  bench.loop.run();
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
+Deno.test("forwarder: connections beyond the cap are reset, those within go on", async () => {
+  await using bench = new Bench({ maxConnections: 2 });
+  await bench.serve(web([away(3)]));
+  const clients = [bench.connect(), bench.connect(), bench.connect()];
+  bench.loop.run();
+  assert.deepEqual(clients.map((c) => c.closed), ["no", "no", "LIMIT"]);
+  clients[0]!.stream.reset("RESET");
+  bench.loop.run();
+  const next = bench.connect();
+  bench.loop.run();
+  assert.equal(next.closed, "no");
+});
+
+Deno.test("forwarder: agent-bound endpoints share exactly evenly", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4), away(5)]));
+  for (let i = 0; i < 9; i++) {
+    const client = bench.connect();
+    bench.loop.run();
+    client.stream.reset("RESET");
+    bench.loop.run();
+  }
+  const perNode = ["n3", "n4", "n5"].map((n) => bench.tunnel.dials.filter((d) => d.node === n).length);
+  assert.deepEqual(perNode, [3, 3, 3]);
+});
+
+Deno.test("forwarder: session affinity keeps a client at its endpoint until the timeout, and moves it when that is gone", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4), away(5)], { affinitySeconds: 60 }));
+  const visit = (ip: string): string => {
+    const client = bench.connect(VIP, { ip, port: 7000 });
+    bench.loop.run();
+    client.stream.reset("RESET");
+    bench.loop.run();
+    return bench.tunnel.dials.at(-1)!.node!;
+  };
+  const first = visit("10.1.0.20");
+  const other = visit("10.1.0.21");
+  assert.notEqual(first, other);
+  for (let i = 0; i < 5; i++) {
+    // Each visit renews the time.
+    bench.clock.advance(59_000);
+    assert.equal(visit("10.1.0.20"), first);
+  }
+  await bench.serve(web([away(3), away(4), away(5)].filter((e) => e.node !== first), { affinitySeconds: 60 }));
+  assert.notEqual(visit("10.1.0.20"), first);
+});
+
+const target: ServiceTarget = {
+  namespace: "a",
+  service: "web",
+  protocol: "TCP",
+  port: 80,
+  node: "n1",
+  endpoint: { ip: "10.1.0.5", port: 8080 },
+};
+
+/** A stream from another node: `far` is that node's end once accepted. */
+function incoming(bench: Bench, wanted: ServiceTarget) {
+  const state: { refused?: ReasonCode; far?: Collector } = {};
+  bench.forwarder.onTunnelStream({
+    target: wanted,
+    from: { node: "n9", keyHash: "00" },
+    accept(handler) {
+      const [near, far] = memoryPair(bench.loop.scheduler);
+      near.handler = handler;
+      state.far = new Collector(far);
+      return near;
+    },
+    refuse: (code) => state.refused = code,
+  });
+  bench.loop.run();
+  return state;
+}
+
+Deno.test("forwarder: another node's stream reaches an endpoint here", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([here(5)]));
+  bench.loop.servers.set("10.1.0.5:8080", (server) => new Collector(server).say("from here"));
+  const state = incoming(bench, target);
+  bench.loop.run();
+  assert.equal(state.far!.text, "from here");
+  assert.equal(bench.forwarder.status().inbound.active, 1);
+});
+
+Deno.test("forwarder: another node's stream is refused, or told that the endpoint refused", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([here(5)]));
+  assert.equal(incoming(bench, { ...target, endpoint: { ip: "10.1.0.6", port: 22 } }).refused, "ENDPOINT_REMOVED");
+  assert.deepEqual(bench.loop.dials, []);
+  assert.equal(incoming(bench, target).refused, "DIAL_REFUSED");
+  assert.deepEqual(bench.forwarder.status().inbound.refused, { ENDPOINT_REMOVED: 1 });
+});
+
+const dns = (endpoints: readonly EndpointLiteral[]): Literals => ({
+  services: [service("a/dns", { clusterIPs: ["10.96.0.53"], ports: [{ port: 53, protocol: "UDP" }] })],
+  slices: [slice("a/dns", endpoints, [{ port: 5353, protocol: "UDP" }])],
+});
+
+function udpListener(bench: Bench) {
+  return [...bench.loop.sockets.values()].find((s) => s.local.ip === MESH)!;
+}
+
+Deno.test("forwarder: UDP through the tunnel: one flow per client, answers from the listener, idle flows end", async () => {
+  await using bench = new Bench();
+  await bench.serve(dns([away(3)]));
+  const socket = udpListener(bench);
+  assert.ok(socket.local.port >= 19001 && socket.local.port < 20000);
+  const client = { ip: "10.1.0.9", port: 5353 };
+  socket.receive("q1", client);
+  socket.receive("q2", client);
+  socket.receive("other", { ip: "10.1.0.10", port: 5353 });
+  assert.deepEqual(bench.tunnel.flows.map((f) => f.sent), [["q1", "q2"], ["other"]]);
+  bench.tunnel.flows[0]!.answer("a1");
+  assert.deepEqual(socket.sent, [{ text: "a1", to: "10.1.0.9:5353" }]);
+  socket.receive("stranger", { ip: "198.51.100.1", port: 1 });
+  assert.equal(bench.tunnel.flows.length, 2);
+  bench.clock.advance(20_000);
+  socket.receive("q3", client);
+  bench.clock.advance(20_000);
+  assert.deepEqual(bench.tunnel.flows.map((f) => f.closed), [undefined, "TIMEOUT"]);
+  bench.clock.advance(30_000);
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
+Deno.test("forwarder: a UDP flow dies with its endpoint and its client moves to another", async () => {
+  await using bench = new Bench();
+  await bench.serve(dns([away(3)]));
+  const client = { ip: "10.1.0.9", port: 5353 };
+  udpListener(bench).receive("q1", client);
+  await bench.serve(dns([away(4)]));
+  assert.equal(bench.tunnel.flows[0]!.closed, "ENDPOINT_REMOVED");
+  udpListener(bench).receive("q2", client);
+  assert.deepEqual([bench.tunnel.flows[1]!.target.node, bench.tunnel.flows[1]!.sent], ["n4", ["q2"]]);
+});
+
+Deno.test("forwarder: the UDP listener comes before its rule and goes after it", async () => {
+  await using bench = new Bench();
+  await bench.serve(dns([away(3)]));
+  const at = udpListener(bench).local;
+  const element = bench.kernel.tables.get(AGENT_TABLE)!.sets.get("single4")!.elements.get("10.96.0.53 . udp . 53");
+  assert.deepEqual(element!.value, [at.ip, at.port]);
+  await bench.serve(dns([here(5)]));
+  assert.equal(udpListener(bench), undefined);
+  assert.equal(bench.kernel.tables.get(AGENT_TABLE)!.sets.get("single4")!.elements.size, 0);
+});
+
+Deno.test("forwarder: UDP from another node gets a socket of its own and only the endpoint's answers", async () => {
+  await using bench = new Bench();
+  await bench.serve(dns([here(5)]));
+  const sent: string[] = [];
+  let closed: ReasonCode | undefined;
+  let ask: ((text: string) => void) | undefined;
+  bench.forwarder.onTunnelFlow({
+    target: { ...target, service: "dns", protocol: "UDP", port: 53, endpoint: { ip: "10.1.0.5", port: 5353 } },
+    from: { node: "n9", keyHash: "00" },
+    accept(handler) {
+      ask = (text) => handler.onDatagram(new TextEncoder().encode(text), text.length);
+      return {
+        send: (bytes, length) => sent.push(new TextDecoder().decode(bytes.subarray(0, length))) > 0,
+        close: (code) => void (closed = code),
+      };
+    },
+    refuse: () => assert.fail("refused"),
+  });
+  ask!("q");
+  const [socket] = [...bench.loop.sockets.values()];
+  assert.deepEqual(socket!.sent, [{ text: "q", to: "10.1.0.5:5353" }]);
+  socket!.receive("forged", { ip: "10.1.0.66", port: 5353 });
+  socket!.receive("answer", { ip: "10.1.0.5", port: 5353 });
+  assert.deepEqual(sent, ["answer"]);
+  await bench.serve(dns([]));
+  assert.equal(closed, "ENDPOINT_REMOVED");
+  assert.equal(bench.loop.sockets.size, 0);
+});
+
+Deno.test("forwarder: nothing is touched before the first snapshot", async () => {
+  await using bench = new Bench();
+  await bench.forwarder.update(metaOf({ synced: false }));
+  assert.equal(bench.kernel.commits.length, 0);
+  assert.equal(bench.forwarder.status().synced, false);
+});
+
+Deno.test("forwarder: updates that come while the kernel is busy are one", async () => {
+  await using bench = new Bench();
+  await Promise.all([1, 2, 3, 4].map((n) => bench.serve(web([here(n)]))));
+  assert.equal(bench.kernel.commits.length, 1);
+  assert.equal((bench.trace(VIP) as { to: IpPort }).to.ip, "10.1.0.4");
+});
+
+Deno.test("forwarder: a kernel that refuses is asked again, and status says why", async () => {
+  await using bench = new Bench();
+  bench.kernel.failing = true;
+  await bench.serve(web([here(5)]));
+  assert.match(bench.forwarder.status().problem!, /told to fail/);
+  bench.kernel.failing = false;
+  bench.clock.advance(1000);
+  await bench.forwarder.setFacts(facts);
+  assert.equal(bench.forwarder.status().problem, undefined);
+  assert.equal(bench.trace(VIP).fate, "forwarded");
+});
+
+Deno.test("forwarder: foreign changes are repaired within two seconds and counted", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([here(5)]));
+  bench.kernel.tables.clear();
+  bench.clock.advance(2000);
+  // The repair is asynchronous; an update waits for it.
+  await bench.forwarder.setConfig(DEFAULT_FORWARD_CONFIG);
+  assert.equal(bench.trace(VIP).fate, "forwarded");
+  assert.equal(bench.forwarder.status().repairs, 1);
+});
+
+Deno.test("forwarder: closing resets what it carries", async () => {
+  const bench = new Bench();
+  await bench.serve(web([away(3)]));
+  const client = bench.connect();
+  bench.loop.run();
+  await bench.forwarder.close({ keepKernelRules: false });
+  bench.loop.run();
+  assert.equal(client.closed, "SHUTDOWN");
+  assert.equal(bench.kernel.tables.size, 0);
+  assert.equal(bench.loop.size, 0);
+});
