@@ -19,7 +19,7 @@ export interface LinksHost {
   readonly build: string;
   readonly limits: SessionLimits;
   /** We take no new streams. */
-  readonly draining: boolean;
+  draining(): boolean;
   readonly sender: Sender;
   readonly receiver: Receiver;
   now(): number;
@@ -96,7 +96,7 @@ export class Links {
       versionMin: VERSION_MIN,
       versionMax: VERSION_MAX,
       initiator: host.initiator,
-      draining: host.draining,
+      draining: host.draining(),
       generation: link.generation,
       instance: host.instance,
       peerInstance: this.#peer,

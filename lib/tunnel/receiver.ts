@@ -1,7 +1,7 @@
 /** Takes a batch apart into frames, and keeps the count that makes resuming possible. */
 import { MAX_BATCH } from "./carrier.ts";
 import { FRAME_HEADER, MAX_PAYLOAD } from "./constants.ts";
-import { get24, get32, IGNORABLE, isKnownType, TYPE, UNCOUNTED } from "./frame.ts";
+import { get24, get32, get64, IGNORABLE, isKnownType, OFFSET_SIZE, TYPE, UNCOUNTED } from "./frame.ts";
 import type { Link } from "./link.ts";
 
 /** A sentence about what broke the protocol; undefined = all is well. */
@@ -39,11 +39,13 @@ export class Receiver {
     this.#received = 0;
   }
 
-  /** The peer says where on this link its counted frames begin. False if that leaves a gap. */
-  resume(link: Link, offset: number): boolean {
-    if (offset < 0 || offset > this.#received) return false;
+  /** RESUME: where on this link the peer's counted frames begin. */
+  resumed(link: Link, batch: Uint8Array, at: number, length: number): Violation {
+    const offset = length === OFFSET_SIZE ? get64(batch, at) : -1;
+    if (offset < 0) return "RESUME of a forbidden form";
+    if (offset > this.#received) return "RESUME that leaves a gap";
     link.position = offset;
-    return true;
+    return undefined;
   }
 
   /** Reads a batch of whole frames. Stops when a frame detached the link. */

@@ -8,9 +8,10 @@ import { type ReasonCode, reasonNumber } from "../errors.ts";
 import { ACK_BYTES, ACK_ROOM, FRAME_HEADER, QUANTUM } from "./constants.ts";
 import { DatagramSender } from "./datagrams.ts";
 import { Fifo } from "./fair.ts";
-import { GOAWAY_SIZE, OFFSET_SIZE, PING_SIZE, put16, put64, putHeader, TYPE } from "./frame.ts";
+import { get64, GOAWAY_SIZE, OFFSET_SIZE, PING_SIZE, put16, put64, putHeader, TYPE } from "./frame.ts";
 import type { Flow } from "./flow.ts";
 import type { Link } from "./link.ts";
+import type { Violation } from "./receiver.ts";
 import { type SendBatch, SendLog } from "./send_log.ts";
 import type { Stream } from "./stream.ts";
 
@@ -21,7 +22,7 @@ const NONE = -1;
 /** What the sending half needs of its session. */
 export interface SenderHost {
   /** Counted bytes received, to acknowledge. */
-  readonly received: number;
+  received(): number;
   /** Something was written: flush at the end of the event, or soon. */
   wake(): void;
   /** An owner threw. */
@@ -178,10 +179,19 @@ export class Sender {
     this.#host.wake();
   }
 
-  /** Only the last PING of a batch is answered: a flood of them costs nothing. */
-  pong(batch: Uint8Array, at: number): void {
+  /** PING: answered with the next flush. Only the last one of a batch is, so a flood of them costs nothing. */
+  pinged(batch: Uint8Array, at: number, length: number): Violation {
+    if (length !== PING_SIZE) return "PING of a forbidden form";
     this.#pong = true;
     for (let i = 0; i < PING_SIZE; i++) this.#pongBytes[i] = batch[at + i]!;
+    return undefined;
+  }
+
+  /** ACK: what the peer has received need not be kept. */
+  acknowledged(batch: Uint8Array, at: number, length: number): Violation {
+    const offset = length === OFFSET_SIZE ? get64(batch, at) : -1;
+    if (offset < 0) return "ACK of a forbidden form";
+    return this.log.ack(offset) ? undefined : "ACK of what was never sent";
   }
 
   goaway(reason: ReasonCode, final: boolean): void {
@@ -231,7 +241,7 @@ export class Sender {
       if (this.ready && this.datagrams.fill()) this.datagrams.ship(this.#give);
       else if (!had) break;
     }
-    const unacknowledged = this.#host.received - this.#ackSent;
+    const unacknowledged = this.#host.received() - this.#ackSent;
     if (this.ready && unacknowledged > 0 && (this.#ackDue || unacknowledged >= this.#ackBytes)) this.#sendAck();
   }
 
@@ -248,7 +258,7 @@ export class Sender {
   }
 
   readonly #sendBatch: SendBatch = (bytes, start, end, room) => {
-    if (room >= ACK_ROOM && this.#host.received > this.#ackSent) {
+    if (room >= ACK_ROOM && this.#host.received() > this.#ackSent) {
       start -= ACK_ROOM;
       this.#putAck(bytes, start);
     }
@@ -261,7 +271,7 @@ export class Sender {
   }
 
   #putAck(bytes: Uint8Array, at: number): void {
-    this.#ackSent = this.#host.received;
+    this.#ackSent = this.#host.received();
     this.#ackDue = false;
     putHeader(bytes, at, TYPE.ACK, 0, OFFSET_SIZE);
     put64(bytes, at + FRAME_HEADER, this.#ackSent);

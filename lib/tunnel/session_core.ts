@@ -4,43 +4,24 @@
  */
 import { MeshError, type ReasonCode, reasonCode } from "../errors.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
-import type { Carrier, PeerIdentity } from "./carrier.ts";
-import { ACK_DELAY_MS, DATAGRAM_STALE_MS, type SessionLimits } from "./constants.ts";
+import type { Carrier } from "./carrier.ts";
+import { ACK_DELAY_MS, DATAGRAM_STALE_MS } from "./constants.ts";
 import { DatagramSender } from "./datagrams.ts";
-import type { Flow } from "./flow.ts";
-import { decodeHello, get16, get64, GOAWAY_SIZE, type Hello, OFFSET_SIZE, PING_SIZE, TYPE } from "./frame.ts";
+import { decodeHello, get16, get64, GOAWAY_SIZE, type Hello, PING_SIZE, TYPE } from "./frame.ts";
 import { Incoming } from "./incoming.ts";
 import type { Link } from "./link.ts";
 import { Links, type LinksHost } from "./links.ts";
 import { Liveness } from "./liveness.ts";
+import { Offers } from "./offers.ts";
+import { Pings } from "./pings.ts";
 import { Reassembly } from "./reassembly.ts";
 import { Receiver, type Violation } from "./receiver.ts";
 import { SendLog } from "./send_log.ts";
 import { Sender } from "./sender.ts";
-import type { PingDone, SessionEvents, SessionState, SessionStats } from "./session_types.ts";
-import type { Stream } from "./stream.ts";
+import type { CoreOptions, PingDone, SessionEvents, SessionState, SessionStats } from "./session_types.ts";
 import { Table, type TableHost } from "./table.ts";
 import { Turn } from "./turn.ts";
 import { WindowPool } from "./window.ts";
-
-export interface CoreOptions {
-  readonly initiator: boolean;
-  readonly peer: PeerIdentity;
-  /** Our own node: where targets of incoming OPENs are. */
-  readonly node: string | undefined;
-  /** Random, 1 ≤ instance < 2^53. */
-  readonly instance: number;
-  readonly build: string;
-  readonly limits: SessionLimits;
-  readonly events: SessionEvents;
-  /** Milliseconds, monotonic. */
-  now(): number;
-  /** Call {@link SessionCore.flush} soon, not from inside this call. */
-  later(): void;
-}
-
-/** Pings that may wait for an answer at once. */
-const MAX_PINGS = 64;
 
 export class SessionCore {
   readonly #options: CoreOptions;
@@ -53,6 +34,7 @@ export class SessionCore {
   readonly #table: Table;
   readonly #links: Links;
   readonly #live = new Liveness();
+  readonly #pings: Pings;
   readonly #reassembly = new Reassembly();
   #state: SessionState = "new";
   #closedBy: ReasonCode = "SHUTDOWN";
@@ -62,7 +44,6 @@ export class SessionCore {
   /** Since when no carrier is active. */
   #downAt: number;
   #ackAt = Infinity;
-  #pings: { readonly token: number; readonly done: PingDone }[] = [];
 
   constructor(options: CoreOptions) {
     const { limits, events } = options;
@@ -76,16 +57,14 @@ export class SessionCore {
       later: options.later,
       onFault: events.onFault?.bind(events),
     });
+    this.#pings = new Pings((news) => this.#turn.tell(news));
     this.#receiver = new Receiver({
       counted: (type, id, batch, at, length) => this.#table.frame(type, id, batch, at, length),
       uncounted: (link, type, id, batch, at, length) => this.#uncounted(link, type, id, batch, at, length),
     });
-    const receiver = this.#receiver;
     this.#sender = new Sender(
       {
-        get received() {
-          return receiver.received;
-        },
+        received: () => this.#receiver.received,
         wake: () => this.#turn.wake(),
         fault: (error) => this.#turn.fault(error),
       },
@@ -128,19 +107,15 @@ export class SessionCore {
   read(link: Link, batch: Uint8Array): void {
     if (link.gone) return;
     if (!this.#turn.begin()) throw new MeshError("INTERNAL", "A carrier delivered a batch from inside a call");
-    const before = this.#receiver.received;
-    this.#incoming.begin(batch);
-    const violation = this.#receiver.read(link, batch);
-    if (violation !== undefined) this.#violated(link, violation);
-    else if (link === this.#links.active) {
-      const now = this.#options.now();
-      this.#live.heard(now);
-      if (this.#receiver.received !== before) {
-        this.#live.moved(now);
-        if (this.#ackAt === Infinity) this.#ackAt = now + ACK_DELAY_MS;
-      }
+    try {
+      const before = this.#receiver.received;
+      this.#incoming.begin(batch);
+      const violation = this.#receiver.read(link, batch);
+      if (violation !== undefined) this.#violated(link, violation);
+      else if (link === this.#links.active) this.#heard(this.#receiver.received !== before);
+    } finally {
+      this.#turn.end();
     }
-    this.#turn.end();
   }
 
   /** The carrier takes batches again. */
@@ -175,11 +150,9 @@ export class SessionCore {
   }
 
   ping(done: PingDone): void {
-    if (this.#links.active === undefined || this.#pings.length >= MAX_PINGS) {
-      return this.#turn.tell(() => done(undefined));
-    }
+    if (this.#links.active === undefined || this.#pings.full) return this.#turn.tell(() => done(undefined));
     const token = this.#live.ask(this.#options.now());
-    this.#pings.push({ token, done });
+    this.#pings.add(token, done);
     this.#sender.ping(token);
   }
 
@@ -201,7 +174,7 @@ export class SessionCore {
     this.#table.failAll(reason);
     this.#sender.clear();
     this.#reassembly.trim();
-    this.#failPings();
+    this.#pings.fail();
     this.#turn.tell(() => this.#events.onClosed(reason, detail));
   }
 
@@ -232,6 +205,14 @@ export class SessionCore {
   }
 
   // ── inside ──
+
+  #heard(counted: boolean): void {
+    const now = this.#options.now();
+    this.#live.heard(now);
+    if (!counted) return;
+    this.#live.moved(now);
+    if (this.#ackAt === Infinity) this.#ackAt = now + ACK_DELAY_MS;
+  }
 
   #tick(now: number): void {
     this.#links.expire(now);
@@ -285,17 +266,11 @@ export class SessionCore {
         return undefined;
       }
       case TYPE.RESUME:
-        return length === OFFSET_SIZE && this.#receiver.resume(link, get64(batch, at))
-          ? undefined
-          : "RESUME that leaves a gap";
-      case TYPE.ACK: {
-        const offset = length === OFFSET_SIZE ? get64(batch, at) : -1;
-        return offset >= 0 && this.#sender.log.ack(offset) ? undefined : "ACK of what was never sent";
-      }
+        return this.#receiver.resumed(link, batch, at, length);
+      case TYPE.ACK:
+        return this.#sender.acknowledged(batch, at, length);
       case TYPE.PING:
-        if (length !== PING_SIZE) return "PING of a forbidden form";
-        this.#sender.pong(batch, at);
-        return undefined;
+        return this.#sender.pinged(batch, at, length);
       case TYPE.PONG:
         if (length !== PING_SIZE) return "PONG of a forbidden form";
         this.#answered(get64(batch, at), get64(batch, at + 8) / 1000, now);
@@ -329,16 +304,7 @@ export class SessionCore {
   #answered(token: number, sentAt: number, now: number): void {
     if (!this.#live.answered(token, sentAt, now)) return;
     this.#live.settle(now);
-    const done = this.#pings.filter((ping) => ping.token <= token);
-    if (done.length === 0) return;
-    this.#pings = this.#pings.filter((ping) => ping.token > token);
-    this.#turn.tell(() => done.forEach((ping) => ping.done(now - sentAt)));
-  }
-
-  #failPings(): void {
-    const pings = this.#pings;
-    this.#pings = [];
-    if (pings.length > 0) this.#turn.tell(() => pings.forEach((ping) => ping.done(undefined)));
+    this.#pings.answered(token, now - sentAt);
   }
 
   #goaway(reason: ReasonCode, final: boolean): void {
@@ -364,7 +330,7 @@ export class SessionCore {
     this.#reassembly.reset();
     if (now - this.#downAt > DATAGRAM_STALE_MS) this.#sender.datagrams.clear();
     this.#downAt = Infinity;
-    this.#failPings();
+    this.#pings.fail();
     this.#live.start(now);
     if (hello.draining) this.#peerDrains("SHUTDOWN");
     this.#turn.tell(() => this.#events.onUp(link.carrier));
@@ -372,15 +338,12 @@ export class SessionCore {
 
   #linksHost(): LinksHost {
     const { initiator, instance, build, limits, now } = this.#options;
-    const draining = () => this.#draining;
     return {
       initiator,
       instance,
       build,
       limits,
-      get draining() {
-        return draining();
-      },
+      draining: () => this.#draining,
       sender: this.#sender,
       receiver: this.#receiver,
       now,
@@ -395,7 +358,7 @@ export class SessionCore {
       inactive: () => {
         this.#downAt = now();
         this.#live.stop();
-        this.#failPings();
+        this.#pings.fail();
       },
       down: (reason) => {
         if (this.#state === "up") this.#state = "down";
@@ -406,26 +369,13 @@ export class SessionCore {
 
   #tableHost(): TableHost {
     const { limits, node, now, peer } = this.#options;
-    const noOpen = () =>
-      this.#state === "closed" ? this.#closedBy : this.#draining || this.#peerDraining ? "SHUTDOWN" : undefined;
-    const draining = () => this.#draining;
-    const offer = (call: () => void, teller: Stream | Flow) => {
-      try {
-        call();
-      } catch (error) {
-        this.#turn.fault(error);
-        teller.broke();
-      }
-    };
+    const offers = new Offers(this.#events, peer, this.#turn);
     return {
       limits,
       node,
-      get noOpen() {
-        return noOpen();
-      },
-      get draining() {
-        return draining();
-      },
+      noOpen: () =>
+        this.#state === "closed" ? this.#closedBy : this.#draining || this.#peerDraining ? "SHUTDOWN" : undefined,
+      draining: () => this.#draining,
       sender: this.#sender,
       incoming: this.#incoming,
       windows: this.#windows,
@@ -439,28 +389,8 @@ export class SessionCore {
         this.#sender.datagrams.forget(flow);
         this.#table.flowEnded(flow);
       },
-      onStream: (target, stream, sendLimit) =>
-        offer(() =>
-          this.#events.onStream({
-            target,
-            from: peer,
-            accept: (handler) => {
-              stream.accept(handler, sendLimit);
-              return stream;
-            },
-            refuse: (code) => stream.reset(code),
-          }), stream),
-      onFlow: (target, flow) =>
-        offer(() =>
-          this.#events.onFlow({
-            target,
-            from: peer,
-            accept: (handler) => {
-              flow.accept(handler);
-              return flow;
-            },
-            refuse: (code) => flow.close(code),
-          }), flow),
+      onStream: (target, stream, sendLimit) => offers.stream(target, stream, sendLimit),
+      onFlow: (target, flow) => offers.flow(target, flow),
     };
   }
 }

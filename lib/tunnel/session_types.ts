@@ -2,6 +2,7 @@
 import type { ReasonCode } from "../errors.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
+import type { SessionLimits } from "./constants.ts";
 
 /**
  * Which side opens odd stream ids and decides about carriers. Both sides must come to opposite answers before they
@@ -87,3 +88,20 @@ export interface SessionStats {
 
 /** Told to the waiter of a ping: milliseconds, or undefined when there was no carrier to answer it. */
 export type PingDone = (rttMs: number | undefined) => void;
+
+/** What the core needs of its shell. */
+export interface CoreOptions {
+  readonly initiator: boolean;
+  readonly peer: PeerIdentity;
+  /** Our own node: where targets of incoming OPENs are. */
+  readonly node: string | undefined;
+  /** Random, 1 ≤ instance < 2^53. */
+  readonly instance: number;
+  readonly build: string;
+  readonly limits: SessionLimits;
+  readonly events: SessionEvents;
+  /** Milliseconds, monotonic. */
+  now(): number;
+  /** Call `flush` of the core soon, not from inside this call. */
+  later(): void;
+}

@@ -21,11 +21,11 @@ import { Stream, type StreamHost } from "./stream.ts";
 export interface TableHost extends StreamHost, FlowHost {
   readonly limits: SessionLimits;
   /** Why nothing new may be opened now; undefined = it may. */
-  readonly noOpen: ReasonCode | undefined;
+  noOpen(): ReasonCode | undefined;
   /** The name OPENs of the peer mean by "here". */
   readonly node: string | undefined;
   /** We told the peer to open nothing more. */
-  readonly draining: boolean;
+  draining(): boolean;
   onStream(target: ServiceTarget, stream: Stream, sendLimit: number): void;
   onFlow(target: ServiceTarget, flow: Flow): void;
 }
@@ -207,7 +207,7 @@ export class Table {
     this.#lastTheirs = id;
     const { limits } = this.#host;
     if (open.flow) {
-      if (this.#host.draining) return this.#refuse(TYPE.FLOW_CLOSE, id, "SHUTDOWN");
+      if (this.#host.draining()) return this.#refuse(TYPE.FLOW_CLOSE, id, "SHUTDOWN");
       if (this.#theirFlows >= limits.maxFlows) return this.#refuse(TYPE.FLOW_CLOSE, id, "LIMIT");
       this.#theirFlows++;
       const flow = new Flow(this.#host, id, undefined);
@@ -215,7 +215,7 @@ export class Table {
       this.#host.onFlow(open.target, flow);
       return undefined;
     }
-    if (this.#host.draining) return this.#refuse(TYPE.RST, id, "SHUTDOWN");
+    if (this.#host.draining()) return this.#refuse(TYPE.RST, id, "SHUTDOWN");
     if (this.#theirs >= limits.maxStreams || this.#pending >= limits.maxPending) {
       return this.#refuse(TYPE.RST, id, "LIMIT");
     }
@@ -253,7 +253,8 @@ export class Table {
   }
 
   #mayOpen(size: number | undefined, open: number, allowed: number): ReasonCode | undefined {
-    if (this.#host.noOpen !== undefined) return this.#host.noOpen;
+    const no = this.#host.noOpen();
+    if (no !== undefined) return no;
     if (size === undefined) return "INTERNAL";
     return open >= allowed || this.#host.sender.log.room < size ? "LIMIT" : undefined;
   }

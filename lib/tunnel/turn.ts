@@ -64,8 +64,11 @@ export class Turn {
   run(event: () => void): void {
     if (this.#inside) return event();
     this.begin();
-    event();
-    this.end();
+    try {
+      event();
+    } finally {
+      this.end();
+    }
   }
 
   /** {@link run} in two halves, for the hot path. False: this is inside another event, which will end it. */
@@ -77,12 +80,15 @@ export class Turn {
   }
 
   end(): void {
-    do {
-      this.#drain();
-      this.#host.serve();
-    } while (this.#queue.size > 0 || this.#news.length > 0);
-    this.#host.settle();
-    this.#inside = false;
+    try {
+      do {
+        this.#drain();
+        this.#host.serve();
+      } while (this.#queue.size > 0 || this.#news.length > 0);
+      this.#host.settle();
+    } finally {
+      this.#inside = false;
+    }
     if (this.#faults.length > 0) this.#report();
   }
 
