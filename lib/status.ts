@@ -38,8 +38,12 @@ export interface PeerStatus {
 /** One entry of a peer's ring of path decisions. */
 export interface PathEvent {
   readonly at: string;
-  readonly what: string;
-  readonly why?: string;
+  /** dial, up, down, failed, note or closed. */
+  readonly kind: string;
+  readonly path?: PathKind;
+  /** Reason code. */
+  readonly reason?: string;
+  readonly text: string;
 }
 
 export interface ServiceStatus {

@@ -1,0 +1,282 @@
+/**
+ * `edgemesh agent`: the composition root of a node. Order of start: identity, snapshot from disk, mesh link, DNS,
+ * forwarding, tunnel; so that what works without the cloud works first.
+ */
+import { type Cidr, cidrText } from "../lib/addr.ts";
+import { systemClock } from "../lib/clock.ts";
+import type { AgentConfig } from "../lib/config.ts";
+import { describe, MeshError } from "../lib/errors.ts";
+import { DEFAULT_DNS_CONFIG } from "../lib/dns/config.ts";
+import type { DnsServer } from "../lib/dns/server.ts";
+import type { NodeFacts } from "../lib/forward/facts.ts";
+import { Forwarder } from "../lib/forward/forwarder.ts";
+import type { AgentIdentity } from "../lib/identity/agent.ts";
+import { EpollLoop } from "../lib/linux/loop.ts";
+import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
+import type { Logger, LogLevel } from "../lib/log.ts";
+import { DiskSnapshot } from "../lib/meta/disk.ts";
+import { openSnapshotFiles } from "../lib/meta/disk_files.ts";
+import { openFolder } from "../lib/meta/folder.ts";
+import { Guard } from "../lib/meta/guard.ts";
+import { FilesSource } from "../lib/meta/source_files.ts";
+import { ServerSource } from "../lib/meta/source_server.ts";
+import { MetaStore } from "../lib/meta/store.ts";
+import { Readiness } from "../lib/readiness.ts";
+import { startAdmin } from "./admin_server.ts";
+import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs } from "./agent_facts.ts";
+import { ensureIdentity } from "./agent_join.ts";
+import { openMeshLink } from "./agent_link.ts";
+import { agentRoutes } from "./agent_routes.ts";
+import { openRules } from "./agent_rules.ts";
+import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
+import { makeTunnel } from "./agent_tunnel.ts";
+import { type DaemonFlags, openLog, readConfig, untilStopped } from "./daemon.ts";
+import { openStateDir, type StateDir } from "./state_dir.ts";
+
+export async function agentCommand(flags: DaemonFlags): Promise<number> {
+  const config = await readConfig("agent", flags);
+  const { log, sink } = openLog(config.log);
+  const stopped = untilStopped();
+  await using state = await openStateDir(config.stateDir, "agent");
+  const identity = await ensureIdentity(config, state.files, log);
+  await using agent = await startAgent({ config, log, state, identity, setLogLevel: (level) => sink.level = level });
+  agent.readiness.whenReady().then(() => {
+    notifyReady(`node ${identity.node}`);
+    log.info("agent ready", { node: identity.node, ms: Math.round(systemClock.now()) });
+  });
+  const signal = await stopped;
+  log.info("agent stops", { signal });
+  notifyStopping();
+  return 0;
+}
+
+export interface AgentParts {
+  readonly config: AgentConfig;
+  readonly log: Logger;
+  readonly state: StateDir;
+  readonly identity: AgentIdentity;
+  setLogLevel(level: LogLevel): void;
+}
+
+/** What admin routes and the status document read. */
+export interface RunningAgent extends AsyncDisposable {
+  readonly config: AgentConfig;
+  readonly identity: AgentIdentity;
+  readonly store: MetaStore;
+  readonly source: ServerSource;
+  readonly local: FilesSource | undefined;
+  readonly guard: Guard;
+  readonly disk: DiskSnapshot;
+  readonly dns: DnsServer | undefined;
+  readonly forwarder: Forwarder | undefined;
+  readonly tunnel: AgentTunnel;
+  readonly readiness: Readiness;
+  readonly link: string;
+  readonly startedAt: number;
+  /** Wall-clock time since when a server is connected, or none is. */
+  modeSince: number;
+  facts: NodeFacts;
+}
+
+/** Starts everything; disposing of the result stops it in reverse order and leaves the host as it was. */
+export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
+  const { config, log, state, identity } = parts;
+  const clock = systemClock;
+  const startedAt = clock.now();
+  const readiness = new Readiness();
+  await using stack = new AsyncDisposableStack();
+
+  const loop = EpollLoop.open({ clock, log: log.child("loop") });
+  stack.use(loop);
+  stack.defer(() => identity.close());
+
+  const cidrs = serviceCidrs(config, identity.state.mesh.serviceCidrs);
+  const store = new MetaStore({
+    clock,
+    log: log.child("meta"),
+    layers: config.manifests ? ["local", "base"] : ["base"],
+  });
+  const guard = new Guard(guardPolicy(config, cidrs, []));
+  const disk = new DiskSnapshot({
+    files: openSnapshotFiles(state.path),
+    layer: store.layer("base"),
+    clock,
+    log: log.child("meta"),
+    guard,
+  });
+  await disk.load();
+  stack.defer(() => disk.stop());
+  const source = new ServerSource({ layer: store.layer("base"), guard, clock, log: log.child("meta") });
+  const local = config.manifests === undefined ? undefined : new FilesSource({
+    folder: openFolder(config.manifests),
+    layer: store.layer("local"),
+    clock,
+    log: log.child("meta"),
+    allocateFrom: cidrs,
+  });
+  if (local) {
+    await local.start();
+    stack.defer(() => local.stop());
+  }
+
+  const link = await openMeshLink(config, cidrs, log);
+  stack.use(link);
+
+  let facts = nodeFacts(config, store.snapshot, identity.node);
+  const dns = config.dns.enabled
+    ? await startDns({ config, loop, log, store, cidrs, facts: () => facts, mesh: link.addresses })
+    : undefined;
+  if (dns) stack.defer(() => dns.close());
+
+  // Forwarding needs the tunnel and the tunnel needs forwarding: each reaches the other through these names.
+  let forwarder: Forwarder | undefined;
+  const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
+  const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
+  const tunnel: AgentTunnel = makeTunnel({
+    config,
+    identity,
+    log,
+    source,
+    onStream: (incoming) => forwarder ? forwarder.onTunnelStream(incoming) : incoming.refuse("NOT_ALLOWED"),
+    onFlow: (incoming) => forwarder ? forwarder.onTunnelFlow(incoming) : incoming.refuse("NOT_ALLOWED"),
+    onServers: (connected) => {
+      if ((connected > 0) !== online) {
+        online = connected > 0;
+        running.modeSince = clock.wall();
+      }
+    },
+  });
+  let online = false;
+  if (config.forward.enabled) {
+    forwarder = new Forwarder({
+      loop,
+      clock,
+      log,
+      tunnel: tunnel.manager,
+      rules: await openRules(config.forward.backend, log),
+      facts,
+      config: forwardConfig(config),
+      options: {
+        connectTimeoutMs: config.forward.connectTimeoutMs,
+        udpIdleMs: config.forward.udpIdleMs,
+        maxConnections: config.forward.maxConnections,
+        accessLog: config.forward.accessLog,
+      },
+      defer: (task) => void setImmediate(task),
+    });
+    const f = forwarder;
+    stack.defer(() => f.close({ keepKernelRules: false }));
+  }
+
+  const running: RunningAgent = {
+    config,
+    identity,
+    store,
+    source,
+    local,
+    guard,
+    disk,
+    dns,
+    forwarder,
+    tunnel,
+    readiness,
+    link: link.name,
+    startedAt,
+    modeSince: clock.wall(),
+    facts,
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+
+  const refresh = () => {
+    const next = nodeFacts(config, store.snapshot, identity.node);
+    if (!sameFacts(facts, next)) {
+      running.facts = facts = next;
+      guard.policy = guardPolicy(config, cidrs, []);
+      void forwarder?.setFacts(facts);
+    }
+    forwarder?.update(store.snapshot).then(() => {
+      if (store.snapshot.synced) rulesWritten();
+    });
+  };
+  stack.defer(store.subscribe((snapshot) => {
+    if (snapshot.synced) connectedOnce();
+    disk.changed(source.status().from);
+    refresh();
+  }));
+  refresh();
+  stack.defer(link.watch(refresh));
+
+  if (config.tunnel.enabled) {
+    tunnel.start();
+    stack.defer(
+      identity.watch((body) => tunnel.servers.renew(body), () => log.debug("carriers use the new certificate")),
+    );
+  }
+  stack.defer(() => tunnel.close());
+  stack.use(
+    await startAdmin({ runDir: config.runDir, role: "agent", routes: agentRoutes(running, parts.setLogLevel), log }),
+  );
+
+  const owned = stack.move();
+  return Object.assign(running, {
+    async [Symbol.asyncDispose]() {
+      try {
+        await owned.disposeAsync();
+      } catch (e) {
+        log.warn("stopping was not clean", { error: describe(e) });
+      }
+    },
+  });
+}
+
+interface DnsParts {
+  readonly config: AgentConfig;
+  readonly loop: EpollLoop;
+  readonly log: Logger;
+  readonly store: MetaStore;
+  readonly cidrs: readonly Cidr[];
+  readonly mesh: readonly string[];
+  facts(): NodeFacts;
+}
+
+async function startDns(parts: DnsParts): Promise<DnsServer> {
+  const { config, store } = parts;
+  const { DnsServer } = await import("../lib/dns/server.ts");
+  const { parseUpstream } = await import("../lib/dns/resolvconf.ts");
+  let from: NodeFacts | undefined;
+  let sources = { hostIps: [] as readonly string[], networks: [] as readonly Cidr[] };
+  return DnsServer.start({
+    loop: parts.loop,
+    clock: systemClock,
+    log: parts.log.child("dns"),
+    listen: parts.mesh.map((ip) => ({ ip, port: config.dns.port })),
+    meta: () => store.snapshot,
+    config: {
+      ...DEFAULT_DNS_CONFIG,
+      zones: [config.dns.zone, ...config.dns.extraZones],
+      upstreams: config.dns.upstreams.map((text) => {
+        const spec = parseUpstream(text);
+        if (spec) return spec;
+        throw new MeshError("CONFIG_INVALID", `dns.upstreams holds ${text}, which is no address`, {
+          hint: "1.1.1.1 or 1.1.1.1:53",
+        });
+      }),
+      reverseNetworks: parts.cidrs.map(cidrText),
+    },
+    sources: () => {
+      const facts = parts.facts();
+      if (facts !== from) {
+        from = facts;
+        sources = { hostIps: facts.addresses, networks: facts.podCidrs };
+      }
+      return sources;
+    },
+    readText: (path) => {
+      try {
+        return Deno.readTextFileSync(path);
+      } catch {
+        return undefined;
+      }
+    },
+  });
+}

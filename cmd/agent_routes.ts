@@ -1,0 +1,197 @@
+/** What the agent's admin socket answers. */
+import type { AdminRoute } from "../lib/admin.ts";
+import { hostPort } from "../lib/addr.ts";
+import { systemClock } from "../lib/clock.ts";
+import { MeshError } from "../lib/errors.ts";
+import { memoryUse } from "../lib/linux/process.ts";
+import { LOG_LEVELS, type LogLevel } from "../lib/log.ts";
+import { problemText } from "../lib/meta/problems.ts";
+import {
+  type AgentStatus,
+  type ModuleStatus,
+  type PeerStatus,
+  type ServerLinkStatus,
+  STATUS_VERSION,
+  type Warning,
+} from "../lib/status.ts";
+import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer.ts";
+import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
+import { buildInfo, VERSION } from "../lib/version.ts";
+import type { RunningAgent } from "./agent.ts";
+
+export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
+  return [
+    { method: "GET", path: "/v1/status", changes: false, handle: () => agentStatus(agent) },
+    { method: "GET", path: "/livez", changes: false, handle: () => "ok\n" },
+    {
+      method: "GET",
+      path: "/readyz",
+      changes: false,
+      handle: () => {
+        const { ready, waitingFor } = agent.readiness;
+        if (!ready) throw new MeshError("NOT_SYNCED", `Waiting for ${waitingFor.join(", ")}`);
+        return "ok\n";
+      },
+    },
+    {
+      method: "GET",
+      path: "/v1/dns",
+      changes: false,
+      handle: () => agent.dns?.stats() ?? {},
+    },
+    {
+      method: "PUT",
+      path: "/v1/log-level",
+      changes: true,
+      handle: ({ body }) => {
+        const level = (body as { level?: string } | undefined)?.level;
+        if (!LOG_LEVELS.includes(level as LogLevel)) {
+          throw new MeshError("CONFIG_INVALID", `Log level must be one of ${LOG_LEVELS.join(", ")}`);
+        }
+        setLogLevel(level as LogLevel);
+        return {};
+      },
+    },
+  ];
+}
+
+function agentStatus(agent: RunningAgent): AgentStatus {
+  const { store, readiness, forwarder, identity, guard } = agent;
+  const { commit, form } = buildInfo();
+  const tunnel = agent.tunnel.status();
+  const forward = forwarder?.status();
+  const snapshot = store.snapshot;
+  const servers = tunnel.servers.map(serverLink);
+  const online = servers.some((s) => s.state === "connected");
+  const source = agent.source.status();
+  let endpoints = 0;
+  for (const [, slice] of snapshot.entries("slice")) endpoints += slice.endpoints.length;
+  return {
+    apiVersion: STATUS_VERSION,
+    role: "agent",
+    version: VERSION,
+    commit,
+    form,
+    pid: Deno.pid,
+    uptimeSeconds: Math.floor((systemClock.now() - agent.startedAt) / 1000),
+    ready: readiness.ready,
+    waitingFor: readiness.waitingFor,
+    memory: memoryUse(),
+    warnings: warnings(agent, servers),
+    node: identity.node,
+    mode: online ? "online" : "offline",
+    modeSince: new Date(agent.modeSince).toISOString(),
+    tlsEngine: tunnel.engine,
+    modules: modules(agent, forward?.problem),
+    servers,
+    metadata: {
+      source: snapshot.version.source,
+      epoch: snapshot.version.epoch,
+      number: snapshot.version.number,
+      ageSeconds: Math.floor((systemClock.now() - source.since) / 1000),
+      services: snapshot.count("service"),
+      endpoints,
+      nodes: snapshot.count("node"),
+      refused: [...[...guard.book.all()].map(problemText), ...(forward?.notes ?? [])],
+    },
+    peers: tunnel.peers.map(peerStatus),
+    services: forward?.services ?? [],
+  };
+}
+
+function serverLink(s: TunnelServer): ServerLinkStatus {
+  const up = s.state.phase === "up";
+  return {
+    url: s.url,
+    state: up ? "connected" : s.state.phase === "connecting" ? "connecting" : "down",
+    ...(s.rttMs === undefined ? {} : { rttMs: s.rttMs }),
+    ...(s.state.phase === "up" ? { observed: hostPort(s.state.welcome.observed) } : {}),
+    ...(!up && s.lastError !== "" ? { detail: s.lastError } : {}),
+  };
+}
+
+function peerStatus(p: TunnelPeer): PeerStatus {
+  return {
+    node: p.node,
+    path: p.path ?? "none",
+    ...(p.rttMs === undefined ? {} : { rttMs: p.rttMs }),
+    streams: p.streams + p.flows,
+    bytesIn: p.bytesReceived,
+    bytesOut: p.bytesSent,
+    ...(p.lastError === undefined ? {} : { detail: p.lastError }),
+    events: p.events.map((e) => ({
+      at: new Date(e.at).toISOString(),
+      kind: e.kind,
+      ...(e.path === undefined ? {} : { path: e.path }),
+      ...(e.reason === undefined ? {} : { reason: e.reason }),
+      text: e.text,
+    })),
+  };
+}
+
+function modules(agent: RunningAgent, forwardProblem: string | undefined): ModuleStatus[] {
+  const { config, source, dns, forwarder } = agent;
+  const meta = source.status();
+  const queries = dns?.stats();
+  return [
+    {
+      name: "metadata",
+      state: meta.state === "synced" ? "on" : "degraded",
+      detail: meta.state === "synced" ? `follows ${meta.from}` : meta.lastError ?? "nothing learned yet",
+    },
+    {
+      name: "dns",
+      state: dns ? "on" : "off",
+      detail: dns
+        ? `${config.mesh.address}:${config.dns.port}, zone ${config.dns.zone}, ${queries!.queries} queries`
+        : "switched off in the configuration",
+    },
+    {
+      name: "forward",
+      state: !forwarder ? "off" : forwardProblem === undefined ? "on" : "degraded",
+      detail: !forwarder
+        ? "switched off in the configuration"
+        : forwardProblem ?? `rules by ${forwarder.status().backend}, mesh link ${agent.link}`,
+    },
+    {
+      name: "tunnel",
+      state: config.tunnel.enabled ? "on" : "off",
+      detail: config.tunnel.enabled
+        ? `${agent.tunnel.status().sessions} sessions`
+        : "switched off in the configuration",
+    },
+  ];
+}
+
+function warnings(agent: RunningAgent, servers: readonly ServerLinkStatus[]): Warning[] {
+  const out: Warning[] = [];
+  const { identity, config } = agent;
+  if (config.tunnel.enabled && !servers.some((s) => s.state === "connected")) {
+    const why = servers.find((s) => s.detail !== undefined)?.detail ?? "not connected yet";
+    out.push({
+      code: "SERVER_UNREACHABLE",
+      text:
+        `no server is connected (${why}); Services on this node and over existing direct paths go on, others do not`,
+    });
+  }
+  const skew = identity.time.skew();
+  if (skew !== undefined && Math.abs(skew) > 5 * 60_000) {
+    out.push({
+      code: "CLOCK_SKEW",
+      text: `this machine's clock is ${Math.round(Math.abs(skew) / 1000)} s ${
+        skew > 0 ? "ahead of" : "behind"
+      } the server's, whose time is used`,
+      hint: "set the clock, or run an NTP client",
+    });
+  }
+  const { expired, lastError } = identity.renewal;
+  if (expired) {
+    out.push({
+      code: "CERT_EXPIRED",
+      text: `this node's certificate has expired${
+        lastError ? `: ${lastError.text}` : ""
+      }; peers still accept it for a while`,
+    });
+  }
+  return out;
+}

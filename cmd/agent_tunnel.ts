@@ -1,0 +1,88 @@
+/** Gives the tunnel its identity, and metadata the server that is followed. */
+import { systemClock } from "../lib/clock.ts";
+import type { AgentConfig } from "../lib/config.ts";
+import { describe } from "../lib/errors.ts";
+import type { AgentIdentity } from "../lib/identity/agent.ts";
+import type { Logger } from "../lib/log.ts";
+import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
+import { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
+import type { ControlClient } from "../lib/tunnel/control/client.ts";
+import type { SessionEvents } from "../lib/tunnel/session_types.ts";
+import { VERSION } from "../lib/version.ts";
+import { bootId } from "./daemon.ts";
+
+export interface TunnelParts {
+  readonly config: AgentConfig;
+  readonly identity: AgentIdentity;
+  readonly log: Logger;
+  readonly source: ServerSource;
+  readonly onStream: SessionEvents["onStream"];
+  readonly onFlow: SessionEvents["onFlow"];
+  /** A server came or went; so many are connected now. */
+  onServers(connected: number): void;
+}
+
+/** Makes the tunnel of this agent; it connects when it is started. */
+export function makeTunnel(parts: TunnelParts): AgentTunnel {
+  const { config, identity, log, source } = parts;
+  const links = new Map<ControlClient, MetaLink>();
+
+  /** One server at a time is followed: the first connected one in the configured order, unless one is followed already. */
+  const follow = () => {
+    if ([...links.values()].some((link) => source.follows(link))) return;
+    const first = tunnel.servers.clients.map((client) => links.get(client)).find((link) => link !== undefined);
+    if (first) source.attach(first);
+  };
+
+  const takeRevocations = async (server: ControlClient, list: unknown) => {
+    try {
+      if (!await identity.applyRevocations(server.url, list)) return;
+      tunnel.manager.revoke((peer) => identity.revocations.find({ ...peer, serial: "" }) !== undefined);
+    } catch (error) {
+      log.warn("a server's revocation list cannot be used", { server: server.url, error: describe(error) });
+    }
+  };
+
+  const tunnel: AgentTunnel = new AgentTunnel({
+    urls: config.server.length > 0 ? config.server : identity.state.mesh.servers,
+    clock: systemClock,
+    log,
+    credentials: () => {
+      const tls = identity.tls();
+      return { cert: tls.certPem, key: tls.keyPem, ca: identity.state.bundlePem };
+    },
+    verifyServer: (chain) => identity.verify(chain, { role: "server" }),
+    verifyNode: (chain, name) => identity.verify(chain, name === undefined ? { role: "node" } : { role: "node", name }),
+    node: identity.node,
+    version: VERSION,
+    boot: bootId(),
+    random: () => Math.random(),
+    onStream: parts.onStream,
+    onFlow: parts.onFlow,
+    events: {
+      onUp(server) {
+        links.set(server, {
+          from: server.url,
+          send: (message) => void server.sendMeta(message),
+          fail: follow,
+        });
+        follow();
+        parts.onServers(links.size);
+      },
+      onDown(server) {
+        const link = links.get(server);
+        links.delete(server);
+        if (link) source.detach(link);
+        follow();
+        parts.onServers(links.size);
+      },
+      onMeta(server, message) {
+        const link = links.get(server);
+        if (link) source.receive(link, message);
+      },
+      onRevocations: (server, list) => void takeRevocations(server, list),
+      onTime: (server, time, sentAt) => void identity.learnTime(server.url, time, sentAt),
+    },
+  });
+  return tunnel;
+}

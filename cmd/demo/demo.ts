@@ -1,0 +1,4 @@
+/** x */
+export function demoCommand(_f: unknown): Promise<number> {
+  return Promise.resolve(0);
+}
