@@ -26,11 +26,15 @@ http {
 ${temp.join("")}  server {
     listen ${options.port} backlog=4096;
     listen [::]:${options.port} backlog=4096;
-    location / { return 200 ${JSON.stringify(options.text)}; }
+    location / {
+      root ${dir};
+      try_files /answer.txt =404;
+    }
   }
 }
 `,
   );
+  await Deno.writeTextFile(`${dir}/answer.txt`, options.text);
   const argv = [nginx, "-p", dir, "-e", "stderr", "-c", `${dir}/nginx.conf`];
   return await host.start(`nginx-${options.port}`, argv, { ready: { port: options.port } });
 }

@@ -38,7 +38,7 @@ export class Capture {
       stderr: "piped",
       detached: true,
     }).spawn();
-    ns.lab.adopt(child);
+    ns.lab.adopt(child, () => child.stderr.cancel());
     const reader = child.stderr.getReader();
     const decoder = new TextDecoder();
     let said = "";
@@ -56,7 +56,6 @@ export class Capture {
     if (this.#stopped) return;
     this.#stopped = true;
     this.#child.kill("SIGINT");
-    await this.#child.stderr.cancel();
     await this.#child.status;
   }
 

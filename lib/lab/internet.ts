@@ -170,6 +170,7 @@ export class Internet {
   /** Takes the carrier from the attached interface, as pulling the cable does. Routes there stay. */
   async unplug(leg: Leg): Promise<void> {
     await this.ns.ip(`link set ${leg.port} down`);
+    await leg.ns.carrier(leg.ifname, false);
   }
 
   async plug(leg: Leg): Promise<void> {
@@ -179,6 +180,7 @@ export class Internet {
       `-6 addr replace ${GATEWAY6}/64 dev ${leg.port}`,
       ...this.#routes(leg),
     );
+    await Promise.all([leg.ns.carrier(leg.ifname, true), this.ns.carrier(leg.port, true)]);
   }
 
   /** Changes delay, jitter and loss for packets from now on. Returns the counters of the box so far. */
@@ -296,8 +298,8 @@ class DelayBoxProcess {
       stderr: "piped",
       detached: true,
     }).spawn();
-    lab.adopt(child);
     const box = new DelayBoxProcess(child);
+    lab.adopt(child, () => box.#input.close());
     const first = await box.#output.next();
     if (first.done) {
       const said = (await new Response(child.stderr).text()).trim();

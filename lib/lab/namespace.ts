@@ -3,7 +3,7 @@
  * never has one, not even for a moment; rules, addresses and sysctls are set inside only.
  */
 import { MeshError } from "../errors.ts";
-import { exec, execOk, type ExecOptions, type ExecResult } from "./exec.ts";
+import { exec, execOk, type ExecOptions, type ExecResult, until } from "./exec.ts";
 import { type LabRecord, netnsName, register, removeLab, sweep } from "./registry.ts";
 import { requireTools } from "./tools.ts";
 
@@ -38,7 +38,7 @@ export class Lab implements AsyncDisposable {
   /** Folder for logs and files, removed with the lab. */
   readonly dir: string;
   readonly #record: LabRecord;
-  readonly #children = new Set<Deno.ChildProcess>();
+  readonly #children = new Set<Promise<unknown>>();
   readonly #names = new Set<string>();
   #closed = false;
 
@@ -101,19 +101,21 @@ export class Lab implements AsyncDisposable {
     await Promise.all([...touched].map(([ns, ip]) => ns.configure({ ip })));
   }
 
-  /** Takes charge of a child: {@link close} waits for its end, so that nothing is left of it in this process. */
-  adopt(child: Deno.ChildProcess): void {
-    this.#children.add(child);
-    child.status.then(() => this.#children.delete(child));
+  /**
+   * Takes charge of a child: {@link close} waits for its end and calls `release`, which gives back what this process
+   * holds of it (pipes).
+   */
+  adopt(child: Deno.ChildProcess, release: () => Promise<unknown> = () => Promise.resolve()): void {
+    const ended = child.status.then(release).catch(() => {}).finally(() => this.#children.delete(ended));
+    this.#children.add(ended);
   }
 
   /** Kills everything in the lab and removes it. Calling it again does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
-    const ended = [...this.#children].map((child) => child.status);
     await removeLab(this.#record);
-    await Promise.all(ended);
+    await Promise.all(this.#children);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -157,6 +159,14 @@ export class Namespace {
   /** Applies a file of `nft -f` inside, atomically. */
   nft(text: string): Promise<void> {
     return this.configure({ nft: text });
+  }
+
+  /** Waits until the kernel has acted on a change of an interface's carrier, which it may put off for up to a second. */
+  async carrier(ifname: string, wanted: boolean): Promise<void> {
+    await until(`${ifname} in ${this.name} to ${wanted ? "come up" : "go down"}`, async () => {
+      const { stdout } = await this.exec(["cat", `/sys/class/net/${ifname}/operstate`]);
+      return (stdout.trim() === "up") === wanted ? true : undefined;
+    });
   }
 
   /** `argv` as it must be started from the host to run inside. The program replaces `ip`, so the pid stays. */

@@ -84,12 +84,14 @@ export class Plug {
   }
 
   /** The interface loses its carrier, as when the cable is pulled. */
-  unplug(): Promise<void> {
-    return this.#site.router.ip(`link set ${this.#port} down`);
+  async unplug(): Promise<void> {
+    await this.#site.router.ip(`link set ${this.#port} down`);
+    await this.ns.carrier(this.ifname, false);
   }
 
-  replug(): Promise<void> {
-    return this.#site.router.ip(`link set ${this.#port} up`);
+  async replug(): Promise<void> {
+    await this.#site.router.ip(`link set ${this.#port} up`);
+    await Promise.all([this.ns.carrier(this.ifname, true), this.#site.router.carrier(this.#port, true)]);
   }
 }
 
