@@ -194,10 +194,10 @@ Deno.test("disk: real files: mode 0600, no temporary file left, a power cut betw
     await disk.stop();
     change(2);
     await disk.stop();
-    const names = [...Deno.readDirSync(folder)].map((e) => e.name).sort();
+    const names = (await Array.fromAsync(Deno.readDir(folder))).map((e) => e.name).sort();
     assert.deepEqual(names, [SNAPSHOT_FILE, PREVIOUS_FILE].sort());
-    assert.equal(Deno.statSync(`${folder}/${SNAPSHOT_FILE}`).mode! & 0o777, 0o600);
-    Deno.removeSync(`${folder}/${SNAPSHOT_FILE}`);
+    assert.equal((await Deno.stat(`${folder}/${SNAPSHOT_FILE}`)).mode! & 0o777, 0o600);
+    await Deno.remove(`${folder}/${SNAPSHOT_FILE}`);
     const after = setup(files);
     assert.equal(await after.disk.load(), true);
     assert.equal(after.ip(), "10.96.0.1");
