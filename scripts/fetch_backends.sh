@@ -1,14 +1,14 @@
 #!/bin/sh
-# Gets the back ends of the demo and the lab (nginx, redis, socat, ping, libfaketime) from Debian's packages without
+# Gets the back ends of the demo and the lab (nginx, redis, socat, ping, conntrack, libfaketime) from Debian's packages without
 # installing them, so that no service starts on this machine: downloaded, unpacked into a cache folder, and wrapped so
 # that they find their own libraries. Does nothing when they are there. The same cache rule stands in lib/lab/tools.ts.
 set -eu
 
-packages="nginx redis-server redis-tools socat iputils-ping libfaketime"
+packages="nginx redis-server redis-tools socat iputils-ping conntrack libfaketime"
 cache=${EDGEMESH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/edgemesh-dev}
 dir=$cache/backends
 # The list is the version: another list fetches anew.
-stamp="3 $packages"
+stamp="4 $packages"
 
 works() { "$1/bin/nginx" -v >/dev/null 2>&1 && "$1/bin/redis-server" --version >/dev/null 2>&1; }
 
@@ -64,6 +64,7 @@ wrap nginx usr/sbin/nginx
 wrap redis-server usr/bin/redis-server
 wrap redis-cli usr/bin/redis-cli
 wrap socat usr/bin/socat
+wrap conntrack usr/sbin/conntrack
 if [ -e "$tmp/root/bin/ping" ]; then wrap ping bin/ping; else wrap ping usr/bin/ping; fi
 works "$tmp" || { echo "error: the unpacked nginx or redis does not run on this machine; try: install nginx, redis and socat yourself" >&2; exit 1; }
 printf '%s\n' "$stamp" >"$tmp/.stamp"

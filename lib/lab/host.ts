@@ -27,6 +27,9 @@ const PASSED_ENV = [
   "EDGEMESH_RUNTIME_DIR",
 ];
 
+/** Where the executable unpacks itself when root starts it (scripts/self_extract.sh). */
+export const RUNTIME_DIR = "/var/lib/edgemesh/runtime";
+
 /**
  * Runs in the namespace: `ip netns exec` has made a private mount namespace before. Everything new lives in a tmpfs that
  * goes with the last process. The real machine may be an edgemesh node itself: its state and configuration are hidden,
@@ -39,15 +42,15 @@ mkdir "$dir/etc" "$dir/etc.work" "$dir/lib" "$dir/lib.work" "$dir/runtime"
 cat >"$dir/etc/resolv.conf"
 printf '%s\\n' "$name" >"$dir/etc/hostname"
 printf '127.0.0.1 localhost\\n::1 localhost\\n127.0.1.1 %s\\n' "$name" >"$dir/etc/hosts"
-if [ -d /var/lib/edgemesh/runtime ]; then mount --bind /var/lib/edgemesh/runtime "$dir/runtime"; shared=1; else shared=; fi
+if [ -d ${RUNTIME_DIR} ]; then mount --bind ${RUNTIME_DIR} "$dir/runtime"; shared=1; else shared=; fi
 mount -t overlay overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/etc.work" /etc
 mount -t overlay overlay -o "lowerdir=/var/lib,upperdir=$dir/lib,workdir=$dir/lib.work" /var/lib
 rm -rf /etc/edgemesh
 mkdir -p /var/lib/edgemesh
 mount -t tmpfs -o mode=755 edgemesh-lab /var/lib/edgemesh
 if [ -n "$shared" ]; then
-  mkdir -m 700 /var/lib/edgemesh/runtime
-  mount --bind "$dir/runtime" /var/lib/edgemesh/runtime
+  mkdir -m 700 ${RUNTIME_DIR}
+  mount --bind "$dir/runtime" ${RUNTIME_DIR}
 fi
 mount -t tmpfs -o mode=755 edgemesh-lab /run
 echo "$name" >/proc/sys/kernel/hostname

@@ -5,6 +5,7 @@ import { nthAddress } from "./addresses.ts";
 import { Internet, type Leg, ROUTER_SYSCTLS } from "./internet.ts";
 import type { Lab, Namespace } from "./namespace.ts";
 import { type Ipv6Policy, isRouted, type NatKind, natRules } from "./nat.ts";
+import { requireTools } from "./tools.ts";
 
 export interface SiteOptions {
   /** Short name; the router's namespace is called after it. */
@@ -195,8 +196,9 @@ export class Site {
 
   /** Loses all connections and mappings, as a power cycle of the router does. Needs conntrack(8). */
   async reboot(): Promise<void> {
+    const { conntrack } = await requireTools(["conntrack"]);
     await this.#applyRules();
-    await this.router.execOk(["conntrack", "-F"]);
+    await this.router.execOk([conntrack, "-F"]);
   }
 
   /** Gives the router another public address. Its hosts learn nothing of it. */

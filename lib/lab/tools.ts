@@ -21,7 +21,7 @@ const PACKAGES = {
 export type Tool = keyof typeof PACKAGES;
 
 /** Programs that scripts/fetch_backends.sh can unpack without installing them, so that no service starts on the host. */
-const FETCHABLE: ReadonlySet<Tool> = new Set(["nginx", "ping", "redis-cli", "redis-server", "socat"]);
+const FETCHABLE: ReadonlySet<Tool> = new Set(["conntrack", "nginx", "ping", "redis-cli", "redis-server", "socat"]);
 /** Where Debian keeps programs for root; not in the PATH of every shell. */
 const SYSTEM_DIRS = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/local/bin", "/usr/bin", "/bin"];
 

@@ -3,6 +3,8 @@
  * NATs, each node with pods. One call builds it. Programs are told names and the server's address, nothing else.
  */
 import { MeshError } from "../errors.ts";
+import { exec } from "./exec.ts";
+import { RUNTIME_DIR } from "./host.ts";
 import { Internet, type Leg } from "./internet.ts";
 import { Lab } from "./namespace.ts";
 import type { NatKind } from "./nat.ts";
@@ -51,8 +53,8 @@ const DEFAULT_DELAY_MS = 20;
 /** Providers are numbered from here, after the sites. */
 const FIRST_PROVIDER = 200;
 
-/** A standing lab with handles on everything in it. */
-export class Topology implements AsyncDisposable {
+/** What a standing lab consists of. */
+export interface TopologyParts {
   readonly lab: Lab;
   readonly internet: Internet;
   readonly server: LabNode;
@@ -61,8 +63,19 @@ export class Topology implements AsyncDisposable {
   readonly providers: readonly Site[];
   /** Edge nodes in order: edge-1, edge-2, …. */
   readonly edges: readonly LabNode[];
+}
 
-  constructor(parts: Omit<Topology, "nodes" | "node" | "site" | "pod" | "leg" | "close" | typeof Symbol.asyncDispose>) {
+/** A standing lab with handles on everything in it. */
+export class Topology implements TopologyParts, AsyncDisposable {
+  readonly lab: Lab;
+  readonly internet: Internet;
+  readonly server: LabNode;
+  readonly cloud: LabNode | undefined;
+  readonly sites: readonly Site[];
+  readonly providers: readonly Site[];
+  readonly edges: readonly LabNode[];
+
+  constructor(parts: TopologyParts) {
     this.lab = parts.lab;
     this.internet = parts.internet;
     this.server = parts.server;
@@ -124,6 +137,7 @@ export async function buildTopology(options: TopologyOptions): Promise<Topology>
 }
 
 async function build(lab: Lab, options: TopologyOptions): Promise<Topology> {
+  await shareRuntime(options.command);
   const internet = await Internet.create(lab, {
     command: options.command,
     shape: {
@@ -225,4 +239,13 @@ async function createEdges(
 async function addPods(node: LabNode, n: number, options: TopologyOptions): Promise<void> {
   const network = await PodNetwork.create(node, options.podNetwork?.(n) ?? { cidr: `10.244.${n}.0/24` });
   for (let k = 1; k <= (options.podsPerNode ?? 1); k++) await network.add(`${node.name}-pod-${k}`);
+}
+
+/**
+ * The self-extracting executable unpacks itself at its first start. Once on the real machine, where each host finds it
+ * (Host), instead of once per host.
+ */
+async function shareRuntime(command: readonly string[]): Promise<void> {
+  const unpacked = await Deno.stat(RUNTIME_DIR).then(() => true, () => false);
+  if (!unpacked) await exec([...command, "version"]);
 }

@@ -275,8 +275,9 @@ labTest("a site can be cut, unplugged, renumbered and rebooted, and comes back",
 
 /** Waits until the router has seen the first echo come back: the connection is established and in use. */
 async function untilTracked(router: Site["router"]): Promise<void> {
+  const { conntrack } = await requireTools(["conntrack"]);
   await until("an established connection", async () => {
-    const { stdout } = await router.execOk(["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED"]);
+    const { stdout } = await router.execOk([conntrack, "-L", "-p", "tcp", "--state", "ESTABLISHED"]);
     return /dport=7000.*ASSURED/.test(stdout) ? true : undefined;
   });
 }
