@@ -4,6 +4,7 @@ import { MeshError } from "../errors.ts";
 // Numbers of asm-generic/errno.h, which x86-64 and arm64 share.
 export const EPERM = 1;
 export const ENOENT = 2;
+export const ESRCH = 3;
 export const EINTR = 4;
 export const EIO = 5;
 export const EBADF = 9;
@@ -36,7 +37,7 @@ export const EINPROGRESS = 115;
 const NAMES: Readonly<Record<number, readonly [name: string, text: string]>> = {
   [EPERM]: ["EPERM", "operation not permitted"],
   [ENOENT]: ["ENOENT", "no such file or object"],
-  3: ["ESRCH", "no such process or entry"],
+  [ESRCH]: ["ESRCH", "no such process or entry"],
   [EINTR]: ["EINTR", "interrupted"],
   [EIO]: ["EIO", "input/output error"],
   6: ["ENXIO", "no such device or address"],

@@ -22,10 +22,16 @@ import { Poller } from "./poller.ts";
 import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
 import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
-import { SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
+import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
 import { setStreamOptions, TcpListener } from "./tcp_listener.ts";
 import { dialReason, STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
 import { LoopUdpSocket, UdpKit } from "./udp.ts";
+
+/** A descriptor of somebody else that the loop watches. */
+export interface FdWatch {
+  /** Stops watching; the descriptor stays open. */
+  close(): void;
+}
 
 export interface EpollLoopOptions {
   readonly clock: Clock;
@@ -109,6 +115,18 @@ export class EpollLoop implements Loop {
     if (!(a instanceof TcpStream) || !(b instanceof TcpStream)) return undefined;
     this.#splices ??= new SpliceKit(this.#ops.c, this.#poller);
     return new Splice(this.#splices, [a, b], options);
+  }
+
+  /** Calls `onReadable` as long as the descriptor has something to read: netlink, TUN. The caller keeps owning it. */
+  watch(fd: Fd, onReadable: () => void): FdWatch {
+    this.#check();
+    let watching = true;
+    const close = () => {
+      if (watching) this.#poller.remove(fd);
+      watching = false;
+    };
+    this.#poller.add(fd, EPOLLIN, { onEvents: onReadable, onFault: () => {}, abandon: close });
+    return { close };
   }
 
   close(): void {
