@@ -28,8 +28,8 @@ export interface Entry {
   readonly from: string | undefined;
   /** Set by each hit; cleared and looked at by the eviction clock. */
   used: boolean;
-  /** Stale answers are given without asking again until then (RFC 8767 §5, failure recheck timer). */
-  recheckAt: number;
+  /** When nobody could renew it; stale answers are given without asking again for a while (RFC 8767 §5). */
+  failedAt: number;
 }
 
 export interface EntryLife {
@@ -88,7 +88,7 @@ export function makeEntry(
     staleUntil: life.staleUntil,
     from: life.from,
     used: false,
-    recheckAt: 0,
+    failedAt: -Infinity,
   };
 }
 

@@ -118,9 +118,12 @@ export class Forwarder {
       return done(known, "fresh");
     }
     const stale = known && now < known.staleUntil ? known : undefined;
-    if (stale && now < stale.recheckAt) return this.#stale(stale, done);
     const route = this.#routes.find((r) => same(r.zone, zone));
     if (route === undefined) return this.#fail(question, stale, done, "no upstream");
+    // An upstream that came back meanwhile may know what failed before.
+    if (stale && now < stale.failedAt + RECHECK_MS && stale.failedAt > route.io.pool.recoveredAt) {
+      return this.#stale(stale, done);
+    }
     const key = flightKey(question);
     const flight = this.#flights.get(key);
     if (flight) {
@@ -201,7 +204,7 @@ export class Forwarder {
       });
     }
     if (old && now < old.staleUntil && old.expiresAt !== old.staleUntil) {
-      old.recheckAt = now + RECHECK_MS;
+      old.failedAt = now;
       for (const waiter of waiters) this.#stale(old, waiter);
       return;
     }

@@ -69,7 +69,7 @@ export function fixedAnswer(name: Labels, type: number, ips: readonly string[]):
     rcode: RCODE.NOERROR,
     answers,
     additionals: [],
-    soaOf: undefined,
+    soaOf: answers.length > 0 ? undefined : name,
     chase: undefined,
     caseBound: false,
     reason: answers.length > 0 ? "found" : "no-records-of-type",

@@ -1,7 +1,7 @@
 /** The node's DNS server: sockets, who may ask, upstreams and their changes. Everything else is in {@link Resolver}. */
 import { type Cidr, hostPort, parseCidr } from "../addr.ts";
-import type { Clock } from "../clock.ts";
-import { MeshError } from "../errors.ts";
+import type { CancelTimer, Clock } from "../clock.ts";
+import { describe, MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { MetaReader } from "../meta/model.ts";
 import type { IpPort, Listener, Loop, UdpSocket } from "../net.ts";
@@ -13,6 +13,7 @@ import { HostsTable } from "./hosts.ts";
 import { type Labels, labelsOf, lowerLabels } from "./labels.ts";
 import { type Sources, SourceTable } from "./limit.ts";
 import type { Zone } from "./name.ts";
+import { type CacheStore, restoreCache, saveCache } from "./persist.ts";
 import type { Query } from "./query.ts";
 import { findUpstreams, isOurs, type ReadText } from "./resolvconf.ts";
 import { type ReplyPath, Resolver, type Transport } from "./resolver.ts";
@@ -21,6 +22,9 @@ import { type ReverseOptions, reverseZones } from "./reverse.ts";
 import { TcpFrontend } from "./tcp.ts";
 import type { UpstreamSpec, UpstreamState } from "./upstream_server.ts";
 import { MessageWriter } from "./writer.ts";
+
+/** How often foreign answers go to disk while new ones come in: flash wears out, and a restart loses little. */
+const SAVE_EVERY_MS = 600_000;
 
 export interface DnsServerDeps {
   readonly loop: Loop;
@@ -35,6 +39,8 @@ export interface DnsServerDeps {
   readonly sources: () => Sources;
   readonly readText: ReadText;
   readonly random?: (into: Uint8Array) => void;
+  /** Keeps foreign answers across restarts. */
+  readonly store?: CacheStore;
 }
 
 export interface DnsStats {
@@ -72,6 +78,9 @@ export class DnsServer {
   #denied = 0;
   #limited = 0;
   #warnedLimit = false;
+  #cancelSave: CancelTimer | undefined;
+  /** How many answers had been learned when they were last saved. */
+  #savedAt = 0;
 
   private constructor(deps: DnsServerDeps) {
     const { config, clock, loop, log } = deps;
@@ -122,9 +131,10 @@ export class DnsServer {
     try {
       for (const at of deps.listen) server.#listen(at);
     } catch (error) {
-      server.close();
+      void server.close();
       throw error;
     }
+    server.#restore();
     server.reloadUpstreams();
     return server;
   }
@@ -170,11 +180,44 @@ export class DnsServer {
     };
   }
 
-  close(): void {
+  /** Stops at once; resolves when the foreign answers are on disk. */
+  async close(): Promise<void> {
+    this.#cancelSave?.();
+    this.#cancelSave = undefined;
     for (const socket of this.#udp) socket.close();
     for (const listener of this.#listeners) listener.close();
     this.#tcp.close();
     this.#forwarder.close();
+    await this.#save();
+  }
+
+  #restore(): void {
+    const { store, clock, log } = this.#deps;
+    const saved = store?.load();
+    if (saved) {
+      const count = restoreCache(this.#foreign, saved, { now: clock.now(), wall: clock.wall() });
+      log.info("Foreign answers from before the restart are kept for times without upstream", { count });
+    }
+    if (store) this.#saveLater();
+  }
+
+  #saveLater(): void {
+    this.#cancelSave = this.#deps.clock.timer(SAVE_EVERY_MS, () => {
+      this.#saveLater();
+      void this.#save();
+    });
+  }
+
+  async #save(): Promise<void> {
+    const { store, clock, log } = this.#deps;
+    const learned = this.#forwarder.stats.answered;
+    if (store === undefined || learned === this.#savedAt) return;
+    this.#savedAt = learned;
+    try {
+      await store.save(saveCache(this.#foreign, { now: clock.now(), wall: clock.wall() }));
+    } catch (error) {
+      log.warn("Foreign answers could not be saved", { error: describe(error) });
+    }
   }
 
   #listen(at: IpPort): void {

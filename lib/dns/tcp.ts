@@ -14,11 +14,12 @@ export const TCP_IDLE_MS = 10_000;
 const MAX_QUERY_BYTES = 4096;
 /** Questions of one connection that wait for upstreams. */
 const MAX_PENDING = 100;
-/** Answers waiting for a client that does not read; beyond it the connection ends. */
+/** Answers to questions that had to wait, for a client that does not read; beyond it the connection ends. */
 const MAX_QUEUED_BYTES = 4 * MAX_TCP_BYTES;
 const READ_BYTES = 16384;
 export const MAX_TCP_CONNECTIONS = 1000;
 export const MAX_TCP_PER_SOURCE = 200;
+const NOTHING = new Uint8Array(0);
 
 export interface TcpDeps {
   readonly resolver: Resolver;
@@ -81,14 +82,13 @@ class Connection implements Transport, ReplyPath {
   readonly #stream: MeshStream;
   readonly #source: Source;
   readonly #context: ConnectionContext;
-  /** The part of a message that has come; undefined between messages. */
-  #partial: Uint8Array | undefined;
+  /** Bytes that have come and are not answered: less than a message, or more while the client is held back. */
+  #unread = NOTHING;
   #queue: Uint8Array[] = [];
   #queued = 0;
   #pending = 0;
   #over = false;
   #sawEnd = false;
-  #paused = false;
   #lastActive: number;
   #cancelIdle: CancelTimer;
 
@@ -120,11 +120,7 @@ class Connection implements Transport, ReplyPath {
     this.#pending--;
     if (this.#over) return;
     this.#reply(bytes, length);
-    if (this.#paused && this.#pending < MAX_PENDING) {
-      this.#paused = false;
-      this.#read();
-    }
-    this.#endIfDone();
+    if (!this.#over && !this.#blocked) this.#read();
   }
 
   end(): void {
@@ -135,12 +131,7 @@ class Connection implements Transport, ReplyPath {
 
   #read(): void {
     const { chunk, deps } = this.#context;
-    while (!this.#over && !this.#sawEnd) {
-      if (this.#pending >= MAX_PENDING || this.#queued > 0) {
-        // A client that does not take its answers gets no further questions in.
-        this.#paused = true;
-        return;
-      }
+    while (!this.#over && this.#process() && !this.#sawEnd) {
       const n = this.#stream.read(chunk);
       if (n === WOULD_BLOCK) return;
       if (n === 0) {
@@ -148,29 +139,35 @@ class Connection implements Transport, ReplyPath {
         break;
       }
       this.#lastActive = deps.clock.now();
-      this.#take(chunk.subarray(0, n));
+      const bytes = new Uint8Array(this.#unread.length + n);
+      bytes.set(this.#unread);
+      bytes.set(chunk.subarray(0, n), this.#unread.length);
+      this.#unread = bytes;
     }
     this.#endIfDone();
   }
 
-  /** Splits what came into messages. */
-  #take(chunk: Uint8Array): void {
-    let bytes = chunk;
-    if (this.#partial !== undefined) {
-      bytes = new Uint8Array(this.#partial.length + chunk.length);
-      bytes.set(this.#partial);
-      bytes.set(chunk, this.#partial.length);
-      this.#partial = undefined;
-    }
+  /** Answers the complete messages that have come; false when the client first has to take answers. */
+  #process(): boolean {
     let at = 0;
-    while (!this.#over && bytes.length - at >= 2) {
+    const bytes = this.#unread;
+    while (!this.#over && !this.#blocked && bytes.length - at >= 2) {
       const size = (bytes[at]! << 8) | bytes[at + 1]!;
-      if (size === 0 || size > MAX_QUERY_BYTES) return this.end();
+      if (size === 0 || size > MAX_QUERY_BYTES) {
+        this.end();
+        return false;
+      }
       if (bytes.length - at - 2 < size) break;
       this.#question(bytes.subarray(at + 2, at + 2 + size));
       at += 2 + size;
     }
-    if (!this.#over && at < bytes.length) this.#partial = bytes.slice(at);
+    if (at > 0) this.#unread = bytes.slice(at);
+    return !this.#over && !this.#blocked;
+  }
+
+  /** A client that does not take its answers, or waits for too many, gets no further questions in. */
+  get #blocked(): boolean {
+    return this.#queued > 0 || this.#pending >= MAX_PENDING;
   }
 
   #question(message: Uint8Array): void {
@@ -212,11 +209,7 @@ class Connection implements Transport, ReplyPath {
       this.#queue.shift();
       this.#lastActive = this.#context.deps.clock.now();
     }
-    if (this.#paused && this.#pending < MAX_PENDING) {
-      this.#paused = false;
-      this.#read();
-    }
-    this.#endIfDone();
+    if (!this.#over && !this.#blocked) this.#read();
   }
 
   /** The client has asked all it will and got all there is: our end too. */
@@ -237,7 +230,7 @@ class Connection implements Transport, ReplyPath {
     this.#over = true;
     this.#cancelIdle();
     this.#queue = [];
-    this.#partial = undefined;
+    this.#unread = NOTHING;
     this.#context.onOver();
   }
 }

@@ -18,8 +18,9 @@ const DEADLINE_MS = 4000;
 const DOWN_DEADLINE_MS = 1500;
 /** TCP has a handshake in front, and is only tried with servers that just answered. */
 const TCP_WAIT_MS = 1500;
-/** Datagrams per query: enough to get over losses with one server, and round once with many. */
-const MIN_ATTEMPTS = 3;
+/** Times each server is asked for one query at most, waiting twice as long each round. */
+const MAX_ROUNDS = 5;
+const MAX_WAIT_MS = 1600;
 /** How exactly waiting times are kept. */
 const TICK_MS = 20;
 /** The same when only probes are to come. */
@@ -87,6 +88,7 @@ export class UpstreamPool {
   #lastAsk = -Infinity;
   /** Datagrams that were no answer to what was asked. */
   #ignored = 0;
+  #recoveredAt = -Infinity;
 
   constructor(upstreams: readonly UpstreamSpec[], effects: UpstreamEffects) {
     this.#effects = effects;
@@ -102,6 +104,11 @@ export class UpstreamPool {
   get tickMs(): number | undefined {
     if (this.#exchanges.size > 0 || this.#jobs.size > 0) return TICK_MS;
     return this.#servers.some((s) => s.probesBy(this.#lastAsk + PROBE_ONLY_WITHIN_MS)) ? PROBE_TICK_MS : undefined;
+  }
+
+  /** When a server that was silent last answered again. */
+  get recoveredAt(): number {
+    return this.#recoveredAt;
   }
 
   get inFlight(): number {
@@ -124,7 +131,7 @@ export class UpstreamPool {
       ticket,
       question,
       order,
-      attempts: Math.max(MIN_ATTEMPTS, order.length),
+      attempts: order.length * MAX_ROUNDS,
       deadline: now + (this.allDown ? DOWN_DEADLINE_MS : DEADLINE_MS),
       attempt: 0,
       exchanges: new Set(),
@@ -154,6 +161,15 @@ export class UpstreamPool {
       case "headless":
         return this.#answered(x, bytes, now);
     }
+  }
+
+  /** The datagram of an exchange could not leave this machine. */
+  onUnreachable(exchange: number, now: number): void {
+    const x = this.#exchanges.get(exchange);
+    if (x === undefined || x.tcp) return;
+    this.#end(x);
+    if (!x.waited) x.server.onSilence(now);
+    if (x.job && !x.waited) this.#goOn(x.job, now);
   }
 
   onTcp(exchange: number, bytes: Uint8Array, now: number): void {
@@ -224,7 +240,9 @@ export class UpstreamPool {
     const sent = writeQuestion(job?.question ?? PROBE_QUESTION, how.edns, (into) => this.#effects.random(into));
     if (server.keepsCase) mixCase(sent, (into) => this.#effects.random(into));
     const number = this.#nextExchange++;
-    const wait = job === undefined ? PROBE_WAIT_MS : how.tcp ? TCP_WAIT_MS : server.waitMs();
+    const round = job === undefined ? 0 : Math.floor((job.attempt - 1) / job.order.length);
+    const usual = Math.min(MAX_WAIT_MS, server.waitMs() * 2 ** round);
+    const wait = job === undefined ? PROBE_WAIT_MS : how.tcp ? TCP_WAIT_MS : usual;
     const x: Exchange = {
       number,
       job,
@@ -251,8 +269,10 @@ export class UpstreamPool {
   #answered(x: Exchange, bytes: Uint8Array, now: number): void {
     const { server, job } = x;
     this.#end(x);
+    const recovered = server.badness > 0;
     server.onAnswer(now - x.sentAt);
-    if (job === undefined) return;
+    if (recovered) this.#recovered(server, now);
+    if (job === undefined || job.over) return;
     const rcode = bytes[3]! & 0xf;
     if (x.edns && (rcode === RCODE.FORMERR || rcode === RCODE.NOTIMP)) {
       // Servers from before EDNS (RFC 6891 §7): ask again without.
@@ -267,6 +287,16 @@ export class UpstreamPool {
     // Another server may know better, but nobody is asked twice for this.
     if (job.attempt < job.order.length) this.#launch(job, now);
     else if (job.exchanges.size === 0) this.#fail(job, "");
+  }
+
+  /** Queries that only wait for silent servers are asked of the one that is back. */
+  #recovered(server: UpstreamServer, now: number): void {
+    this.#recoveredAt = now;
+    for (const job of [...this.#jobs]) {
+      if ([...job.exchanges].every((x) => x.waited)) {
+        this.#send(job, server, { tcp: server.tcpOnly, edns: server.usesEdns(now) }, now);
+      }
+    }
   }
 
   #retry(x: Exchange, how: { readonly tcp: boolean; readonly edns: boolean }, now: number): void {

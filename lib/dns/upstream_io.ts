@@ -88,7 +88,14 @@ export class UpstreamIo {
       return false;
     }
     this.#channels.set(exchange, { kind: "udp", socket });
-    return socket.send(bytes, bytes.length, to);
+    // Inside a turn of the loop datagrams are queued and their errors are lost; after it, a machine without a route
+    // says so at once, and nobody waits for an answer that cannot come.
+    queueMicrotask(() => {
+      if (!this.#channels.has(exchange) || socket.send(bytes, bytes.length, to)) return;
+      this.pool.onUnreachable(exchange, this.#deps.clock.now());
+      this.#arm();
+    });
+    return true;
   }
 
   #sendTcp(exchange: number, to: IpPort, bytes: Uint8Array): void {

@@ -12,7 +12,7 @@ import { zoneOf } from "./name.ts";
 import { addressRecord, type ResourceRecord } from "./records.ts";
 import { answerReverse, reverseZones } from "./reverse.ts";
 import { soaRecord } from "./soa.ts";
-import { endpoint, MemoryMeta, service, slice } from "./testing.ts";
+import { endpoint, MemoryMeta, service, slice } from "./testing_meta.ts";
 
 interface Row {
   readonly qname: string;

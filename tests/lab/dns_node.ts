@@ -8,7 +8,7 @@ import { parseCidr } from "../../lib/addr.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../../lib/dns/config.ts";
 import { DnsServer } from "../../lib/dns/server.ts";
-import { MemoryMeta, type MemoryMetaInput } from "../../lib/dns/testing.ts";
+import { MemoryMeta, type MemoryMetaInput } from "../../lib/dns/testing_meta.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { createLogger, stderrSink } from "../../lib/log.ts";
 import type { IpPort } from "../../lib/net.ts";
@@ -54,7 +54,7 @@ if (import.meta.main) {
   for await (const _line of Deno.stdin.readable) {
     say({ stats: server.stats(), memory: Deno.memoryUsage() });
   }
-  server.close();
+  await server.close();
   loop.close();
   await loop.finished;
 }
