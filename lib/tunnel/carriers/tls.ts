@@ -166,12 +166,14 @@ class TlsCarrier implements Carrier, FrameSink {
   #received(chunk: Uint8Array): void {
     if (this.#over) return;
     try {
-      this.#reader.push(chunk, this);
+      // Not as a Buffer: its slice() is a view, and who is handed these bytes expects a copy of it.
+      this.#reader.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), this);
     } catch (error) {
       if (this.#over) return;
       const code = codeOf(error);
+      this.#stop();
       shut(this.#clock, this.#leg, this.#socket, code);
-      this.#lost(code);
+      this.#tell(code);
     }
   }
 
@@ -192,6 +194,10 @@ class TlsCarrier implements Carrier, FrameSink {
     this.#stop();
     // A carrier that broke is cut with RST where the leg can: a FIN would hold its ports for a later attempt.
     abort(this.#leg, this.#socket);
+    this.#tell(reason);
+  }
+
+  #tell(reason: ReasonCode | undefined): void {
     if (this.#early !== undefined) this.#ended = { reason };
     else this.#handler.onClose(reason);
   }

@@ -49,7 +49,8 @@ export class ControlSocket {
     ws.on("message", (data: Uint8Array, isBinary: boolean) => {
       if (this.#over) return;
       if (!isBinary) return this.#lost("PROTOCOL");
-      handler.onMessage(data);
+      // Not as a Buffer: its slice() is a view, and who is handed these bytes expects a copy of it.
+      handler.onMessage(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     });
     ws.on("error", () => this.#lost("PEER_GONE"));
     ws.on("close", (code: number) => {
