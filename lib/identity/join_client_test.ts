@@ -291,10 +291,7 @@ Deno.test("a server that does not speak TLS, or never answers, is SERVER_UNREACH
     await refused(connect(plain), "SERVER_UNREACHABLE", /could not be reached/);
     await refused(connect(silent), "SERVER_UNREACHABLE", /did not complete a TLS handshake within 0.3 s/);
   } finally {
-    await Promise.all(
-      [plain, silent].map((s) => new Promise((resolve) => s.close(resolve))).concat(
-        sockets.map((s) => new Promise((resolve) => s.once("close", resolve).destroy())),
-      ),
-    );
+    for (const s of sockets) s.destroy();
+    for (const s of [plain, silent]) await new Promise((resolve) => s.close(resolve));
   }
 });
