@@ -274,11 +274,10 @@ Deno.test("addresses that are none, names that are none and tokens that are none
 
 Deno.test("a server that does not speak TLS, or never answers, is SERVER_UNREACHABLE in time", async () => {
   const sockets: net.Socket[] = [];
-  const plain = net.createServer((s) => s.on("error", () => {}).end("HTTP/1.1 400 Bad Request\r\n\r\n")).listen(
-    0,
-    "127.0.0.1",
-  );
-  const silent = net.createServer((s) => sockets.push(s.on("error", () => {}))).listen(0, "127.0.0.1");
+  const serve = (greet: (s: net.Socket) => void) =>
+    net.createServer((s) => greet(sockets[sockets.push(s.on("error", () => {})) - 1]!)).listen(0, "127.0.0.1");
+  const plain = serve((s) => s.end("HTTP/1.1 400 Bad Request\r\n\r\n"));
+  const silent = serve(() => {});
   await Promise.all([once(plain, "listening"), once(silent, "listening")]);
   const connect = (server: net.Server) =>
     connectPinned({
