@@ -24,13 +24,31 @@ export async function readIfThere(path: string): Promise<string | undefined> {
   }
 }
 
-/** Replaces a file: temp file beside it, fsync, rename, fsync of the directory. */
+/** Writes that are under way, by path. */
+const writing = new Map<string, Promise<void>>();
+
+/**
+ * Replaces a file: temp file beside it, fsync, rename, fsync of the directory. Writes of one path follow each other in
+ * the order of the calls, so that the last call's content stays.
+ */
 export async function writeAtomic(path: string, content: string | Uint8Array): Promise<void> {
-  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-  // One name per process and path: a leftover of a crash is overwritten by the next write instead of piling up.
+  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content.slice();
+  const before = writing.get(path);
+  const write = (before ?? Promise.resolve()).catch(() => {}).then(() => replace(path, bytes));
+  writing.set(path, write);
+  try {
+    await write;
+  } finally {
+    if (writing.get(path) === write) writing.delete(path);
+  }
+}
+
+async function replace(path: string, bytes: Uint8Array): Promise<void> {
+  // One name per path: a leftover of a crash is replaced by the next write instead of piling up.
   const tmp = `${path}.tmp`;
   try {
-    const file = await Deno.open(tmp, { write: true, create: true, truncate: true, mode: 0o600 });
+    await Deno.remove(tmp).catch(() => {});
+    const file = await Deno.open(tmp, { write: true, createNew: true, mode: 0o600 });
     try {
       await writeAll(file, bytes);
       await file.sync();

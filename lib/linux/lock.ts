@@ -2,12 +2,7 @@
 import { EAGAIN, sysError } from "./errno.ts";
 import { errno, libc } from "./ffi.ts";
 import { Memory } from "./memory.ts";
-
-const O_RDWR = 2;
-const O_CREAT = 0o100;
-const O_CLOEXEC = 0o2000000;
-const LOCK_EX = 2;
-const LOCK_NB = 4;
+import { LOCK_EX, LOCK_NB, O_CLOEXEC, O_CREAT, O_NOFOLLOW, O_RDWR } from "./structs.ts";
 
 export interface Lock {
   close(): void;
@@ -18,7 +13,7 @@ export function lockFile(path: string): Lock | undefined {
   const c = libc();
   const name = Memory.text(path);
   try {
-    const fd = c.open(name.pointer, O_RDWR | O_CREAT | O_CLOEXEC, 0o600);
+    const fd = c.open(name.pointer, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0o600);
     if (fd < 0) throw sysError(`open ${path}`, errno());
     if (c.flock(fd, LOCK_EX | LOCK_NB) === 0) return { close: () => void c.close(fd) };
     const failed = errno();

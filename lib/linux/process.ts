@@ -1,6 +1,7 @@
 /** What this process is to the machine: its memory, and its service manager. */
 import { libc } from "./ffi.ts";
 import { Memory } from "./memory.ts";
+import { AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, STRUCT } from "./structs.ts";
 
 export interface MemoryUse {
   /** Memory that only this process has (private clean and dirty), in 10⁶ bytes. */
@@ -8,11 +9,6 @@ export interface MemoryUse {
   /** Resident set, shared pages of the runtime's binary included. */
   readonly rssMb: number;
 }
-
-const AF_UNIX = 1;
-const SOCK_DGRAM = 2;
-const SOCK_CLOEXEC = 0o2000000;
-const MSG_NOSIGNAL = 0x4000;
 
 /** Memory of a process from /proc/PID/smaps_rollup; zeros where the kernel does not tell. */
 export function memoryUse(pid: number | "self" = "self"): MemoryUse {
@@ -49,16 +45,16 @@ function notify(message: string): void {
   if (!path || (path[0] !== "/" && path[0] !== "@")) return;
   const c = libc();
   const name = new TextEncoder().encode(path);
-  const address = Memory.allocate(2 + 108);
+  const address = Memory.allocate(STRUCT.sockaddr_un.size);
   const body = Memory.text(message);
-  const fd = c.socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  const fd = c.socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   try {
-    if (fd < 0 || name.length > 107) return;
+    if (fd < 0 || name.length >= STRUCT.sockaddr_un.size - STRUCT.sockaddr_un.at.path) return;
     // struct sockaddr_un: family in host order, then the path; an abstract name begins with NUL and is not terminated.
     address.view.setUint16(0, AF_UNIX, true);
-    address.bytes.set(name, 2);
-    if (path[0] === "@") address.bytes[2] = 0;
-    const length = 2 + name.length + (path[0] === "@" ? 0 : 1);
+    address.bytes.set(name, STRUCT.sockaddr_un.at.path);
+    if (path[0] === "@") address.bytes[STRUCT.sockaddr_un.at.path] = 0;
+    const length = STRUCT.sockaddr_un.at.path + name.length + (path[0] === "@" ? 0 : 1);
     c.sendto(fd, body.pointer, body.bytes.length - 1, MSG_NOSIGNAL, address.pointer, length);
   } finally {
     if (fd >= 0) c.close(fd);
