@@ -59,8 +59,8 @@ class Bench {
     await this.forwarder.update(metaOf(literals));
   }
 
-  connect(original: IpPort = VIP, client?: IpPort): Collector {
-    return new Collector(this.loop.connect(LISTENER, original, client));
+  connect(original?: IpPort, client?: IpPort): Collector {
+    return new Collector(this.loop.connect(LISTENER, original ?? VIP, client));
   }
 
   trace(to: IpPort) {

@@ -90,6 +90,17 @@ export class NetlinkSocket {
     return this.#seq;
   }
 
+  /** The kernel's number for this socket: what notifications carry as the cause of a change made through it. */
+  get port(): number {
+    const name = Memory.allocate(STRUCT.sockaddr_nl.size);
+    this.#value.i32[0] = STRUCT.sockaddr_nl.size;
+    const e = this.#c.getsockname(this.fd, name.pointer, this.#value.pointer) === 0 ? 0 : errno();
+    const port = name.u32[STRUCT.sockaddr_nl.at.pid >> 2]!;
+    name.free();
+    if (e !== 0) throw sysError("read the address of a netlink socket", e);
+    return port;
+  }
+
   /** Sends one message that has NLM_F_ACK and returns what the kernel said. Throws only when there is no answer. */
   request(message: MessageBuilder): Outcome {
     const seq = this.nextSeq;

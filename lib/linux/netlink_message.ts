@@ -34,6 +34,8 @@ export interface NetlinkMessage {
   readonly type: number;
   readonly flags: number;
   readonly seq: number;
+  /** The socket that asked: our own in answers, in notifications whoever made the change. */
+  readonly port: number;
   readonly body: Uint8Array;
 }
 
@@ -138,6 +140,7 @@ export function parseMessages(bytes: Uint8Array): NetlinkMessage[] {
       type: view.getUint16(at + HDR.at.type, true),
       flags: view.getUint16(at + HDR.at.flags, true),
       seq: view.getUint32(at + HDR.at.seq, true),
+      port: view.getUint32(at + HDR.at.pid, true),
       body: bytes.slice(at + HDR.size, at + length),
     });
     at += (length + 3) & ~3;

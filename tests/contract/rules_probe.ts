@@ -8,6 +8,7 @@ import { EpollLoop } from "../../lib/linux/loop.ts";
 import { nullLogger } from "../../lib/log.ts";
 import type { IpPort, MeshStream } from "../../lib/net.ts";
 import { idleHandler, WOULD_BLOCK } from "../../lib/net.ts";
+import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
 import { NftTextRules } from "../../lib/forward/rules/nft_text.ts";
 import type { Ruleset } from "../../lib/forward/rules/ruleset.ts";
 import { RuleWriter } from "../../lib/forward/rules/writer.ts";
@@ -53,6 +54,7 @@ async function main(backend: string): Promise<void> {
 
 // deno-lint-ignore require-await
 async function openWriter(backend: string): Promise<RuleWriter> {
+  if (backend === "netlink") return new RuleWriter(NetlinkRules.open());
   if (backend === "nft") return new RuleWriter(new NftTextRules(runNft));
   throw new Error(`No back end ${backend}`);
 }

@@ -7,7 +7,7 @@ import { type Ask, type Listing, MACHINE, type RulesBench, rulesContract, SERVER
 import { KernelBench } from "./rules_kernel.ts";
 
 rulesContract("in memory", () => Promise.resolve(new FakeBench()));
-for (const backend of ["nft"] as const) rulesContract(`kernel, ${backend}`, () => KernelBench.open(backend));
+for (const backend of ["netlink", "nft"] as const) rulesContract(`kernel, ${backend}`, () => KernelBench.open(backend));
 
 /** The fake kernel, asked through its tracer. */
 class FakeBench implements RulesBench {

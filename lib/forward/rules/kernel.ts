@@ -33,6 +33,11 @@ export interface KernelRules {
   commit(operations: readonly Operation[]): Promise<void>;
   /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
   list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
+  /**
+   * Whether somebody else may have changed one of these tables since the last call. Absent where the back end cannot
+   * know: then only a listing tells.
+   */
+  changedByOthers?(tables: Iterable<string>): boolean;
   /** Lets go of descriptors (and, where `ownsTables`, of owned tables); rules of persistent tables stay. */
   close(): void;
 }

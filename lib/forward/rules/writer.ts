@@ -51,6 +51,7 @@ export class RuleWriter {
   /** Compares the kernel with what was applied last and undoes foreign changes. Throws MeshError KERNEL. */
   async repair(): Promise<ApplyResult> {
     if (!this.#applied) return { operations: 0 };
+    if (this.#kernel.changedByOthers?.(this.#applied.tables.map((t) => t.name)) === false) return { operations: 0 };
     return await this.#commit(diffState(await this.list(), this.#applied), this.#applied);
   }
 
