@@ -2,6 +2,7 @@
  * An agent's whole tunnel, put together: connections to the servers, the engine for carriers, the relay path and the
  * manager of peers. cmd/agent.ts hands in identity, metadata and what to do with streams of others.
  */
+import { type Clock, sleep } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import type { IpPort } from "../net.ts";
 import type { PeerIdentity } from "./carrier.ts";
@@ -13,6 +14,10 @@ import type { ChannelDuplex } from "./legs/channel_duplex.ts";
 import { RelayPath } from "./legs/relay_path.ts";
 import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
 import type { SessionEvents } from "./session_types.ts";
+
+/** How long peers may take to hear that we stop. */
+const GOODBYE_MS = 500;
+const GOODBYE_STEP_MS = 10;
 
 export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log"> {
   readonly log: Logger;
@@ -38,9 +43,11 @@ export class AgentTunnel {
   readonly manager: TunnelManager;
   readonly servers: Servers;
   readonly #engine: CarrierEngine<ChannelDuplex>;
+  readonly #clock: Clock;
 
   constructor(options: AgentTunnelOptions) {
     const { clock, log, credentials, random, node, events } = options;
+    this.#clock = clock;
     this.#engine = new PortableEngine({ clock, credentials, verify: options.verifyNode });
     this.servers = new Servers({ ...options, log: log.child("control"), verify: options.verifyServer }, {
       ...events,
@@ -78,9 +85,13 @@ export class AgentTunnel {
     this.servers.start();
   }
 
-  /** Ends sessions and connections. */
-  close(): void {
+  /** Ends sessions, lets peers hear of it, and ends the connections. Takes {@link GOODBYE_MS} at most. */
+  async close(): Promise<void> {
     this.manager.close("SHUTDOWN");
+    // The goodbyes go through TLS and a channel: the connections below must outlive them.
+    for (let waited = 0; waited < GOODBYE_MS && this.servers.channels > 0; waited += GOODBYE_STEP_MS) {
+      await sleep(this.#clock, GOODBYE_STEP_MS);
+    }
     this.servers.close();
   }
 

@@ -92,7 +92,7 @@ export class AgentLink {
   /** Queues metadata; false when some of it has to wait. */
   sendMeta(message: Uint8Array): boolean {
     this.#metaOut.push(message);
-    return !this.#socket.congested && this.#metaOut.pump();
+    return this.#pumpMeta();
   }
 
   /** Ends the connection with a reason and a sentence for the agent's log. */
@@ -175,11 +175,15 @@ export class AgentLink {
     for (const meta of [this.#metaFirst, !this.#metaFirst]) {
       if (this.#socket.congested || this.#over) return;
       if (!meta) this.#options.onRelayDrain();
-      else if (this.#metaOut.queued > 0) {
-        while (!this.#socket.congested && !this.#metaOut.pump());
-        if (this.#metaOut.queued === 0) this.#options.onMetaDrain();
-      }
+      else if (!this.#metaOut.empty && this.#pumpMeta()) this.#options.onMetaDrain();
     }
+  }
+
+  /** Sends metadata while there is room; true when none waits. */
+  #pumpMeta(): boolean {
+    let done = this.#metaOut.empty;
+    while (!done && !this.#socket.congested) done = this.#metaOut.pump();
+    return done;
   }
 
   #cut(error: unknown): void {

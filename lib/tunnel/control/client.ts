@@ -260,8 +260,6 @@ class Live {
     this.channels = new ChannelTable({
       send: (frame) => this.#socket.send(frame),
       onChannel: (leg) => options.onChannel(leg),
-      now: () => clock.now(),
-      rtt: () => 2 * (this.offset.rttMs ?? 0),
     });
     const { node, version, boot } = options;
     this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot });
@@ -271,7 +269,14 @@ class Live {
 
   sendMeta(message: Uint8Array): boolean {
     this.#metaOut.push(message);
-    return !this.#socket.congested && this.#metaOut.pump();
+    return this.#pumpMeta();
+  }
+
+  /** Sends metadata while there is room; true when none waits. */
+  #pumpMeta(): boolean {
+    let done = this.#metaOut.empty;
+    while (!done && !this.#socket.congested) done = this.#metaOut.pump();
+    return done;
   }
 
   renew(body: string): Promise<string> {
@@ -401,10 +406,7 @@ class Live {
     for (const meta of [this.#metaFirst, !this.#metaFirst]) {
       if (this.#socket.congested || this.#over) return;
       if (!meta) this.channels.drained();
-      else if (this.#metaOut.queued > 0) {
-        while (!this.#socket.congested && !this.#metaOut.pump());
-        if (this.#metaOut.queued === 0) this.#options.onMetaDrain();
-      }
+      else if (!this.#metaOut.empty && this.#pumpMeta()) this.#options.onMetaDrain();
     }
   }
 }

@@ -26,6 +26,11 @@ export class MetaSender {
     return this.#queued;
   }
 
+  /** Whether no message waits. */
+  get empty(): boolean {
+    return this.#queue.length === 0;
+  }
+
   /**
    * Queues one message; its bytes must not change afterwards. Throws MeshError LIMIT when it is above
    * {@link MAX_META}, or when so much waits already that the other side clearly does not keep up.

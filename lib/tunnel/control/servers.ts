@@ -105,6 +105,11 @@ export class Servers {
     return this.clients.some((client) => client.state.phase === "connecting");
   }
 
+  /** Channels open on all connections. */
+  get channels(): number {
+    return this.clients.reduce((sum, client) => sum + client.channels, 0);
+  }
+
   /** Whether any connected server sees the node. */
   sees(node: string): boolean {
     return this.clients.some((client) => client.online.has(node));

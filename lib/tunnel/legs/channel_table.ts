@@ -27,18 +27,12 @@ const MAX_CHANNELS = 256;
 const QUANTUM = 16_384;
 /** Sum of the windows granted on one connection: beyond it no window grows. The server allows twice as much. */
 const MAX_WINDOWS = 32 * 1024 * 1024;
-/** A window that is used up within this many round trips is what limits the channel, and doubles. */
-const BUSY_ROUND_TRIPS = 4;
 
 export interface ChannelTableOptions {
   /** Puts a frame on the connection, which owns it from now on; false = congested until {@link ChannelTable.drained}. */
   send(frame: Uint8Array): boolean;
   /** Another agent opened a channel to us. */
   onChannel(leg: ChannelDuplex): void;
-  /** Monotonic milliseconds. */
-  now(): number;
-  /** Round trip to the server in milliseconds, as far as known. */
-  rtt(): number;
 }
 
 export class ChannelTable {
@@ -135,7 +129,7 @@ export class ChannelTable {
         this.#send(encodeClose(id, reason));
       },
     };
-    const channel = new Channel(id, new ChannelDuplex(node, port), this.#options.now());
+    const channel = new Channel(id, new ChannelDuplex(node, port));
     // Whoever takes the leg listens for errors; one that nobody took yet must not end the process.
     channel.duplex.on("error", () => {});
     this.#channels.set(id, channel);
@@ -187,16 +181,14 @@ export class ChannelTable {
     if (!this.#channels.has(channel.id)) return;
     channel.owed += bytes;
     if (channel.owed < channel.window / 2) return;
-    const now = this.#options.now();
-    const rtt = Math.max(1, this.#options.rtt());
-    const grows = now - channel.grantedAt < BUSY_ROUND_TRIPS * rtt && channel.window < MAX_WINDOW &&
-      this.#windows + channel.window <= MAX_WINDOWS;
-    if (grows) {
+    // No clock is needed: a window of twice the bytes on the way is never used up before the grant arrives, so it
+    // grows to that and no further, and queues on the way do not make it grow.
+    if (channel.starved && channel.window < MAX_WINDOW && this.#windows + channel.window <= MAX_WINDOWS) {
       this.#windows += channel.window;
       channel.owed += channel.window;
       channel.window *= 2;
     }
-    channel.grantedAt = now;
+    channel.starved = false;
     channel.outstanding += channel.owed;
     this.#send(encodeCredit(channel.id, channel.owed));
     channel.owed = 0;
@@ -216,9 +208,10 @@ class Channel {
   window = INITIAL_WINDOW;
   /** Read and not granted again yet. */
   owed = 0;
+  starved = false;
   pending: Uint8Array | undefined;
   at = 0;
   done: () => void = () => {};
 
-  constructor(readonly id: number, readonly duplex: ChannelDuplex, public grantedAt: number) {}
+  constructor(readonly id: number, readonly duplex: ChannelDuplex) {}
 }
