@@ -121,14 +121,14 @@ export class Internet {
     await Promise.all([
       this.ns.ip(
         `addr add ${GATEWAY4}/32 dev ${port}`,
-        `-6 addr add ${GATEWAY6}/64 dev ${port}`,
+        `-6 addr add ${GATEWAY6}/64 dev ${port} nodad`,
         ...(this.#box
           ? ["", "-6 "].map((family) => `${family}rule add iif ${port} lookup ${leg.table} pref ${PREFERENCE_IN}`)
           : []),
         ...this.#routes(leg),
       ),
       ns.ip(
-        ...leg.addresses.map((address) => `addr add ${hostCidr(address)} dev ${leg.ifname}`),
+        ...leg.addresses.map((address) => addAddress(address, leg.ifname)),
         ...defaultRoutes(leg),
       ),
     ]);
@@ -142,7 +142,7 @@ export class Internet {
     leg.addresses = addresses;
     await this.ns.ip(...before, ...this.#routes(leg));
     await leg.ns.ip(
-      ...addresses.map((address) => `addr add ${hostCidr(address)} dev ${leg.ifname}`),
+      ...addresses.map((address) => addAddress(address, leg.ifname)),
       // The gateway's route must not go with the address it was made with.
       ...old.map((address) => `addr del ${hostCidr(address)} dev ${leg.ifname}`),
       ...defaultRoutes(leg),
@@ -177,7 +177,7 @@ export class Internet {
     // Routes and IPv6 addresses of this end went with the link.
     await this.ns.ip(
       `link set ${leg.port} up`,
-      `-6 addr replace ${GATEWAY6}/64 dev ${leg.port}`,
+      `-6 addr replace ${GATEWAY6}/64 dev ${leg.port} nodad`,
       ...this.#routes(leg),
     );
     await Promise.all([leg.ns.carrier(leg.ifname, true), this.ns.carrier(leg.port, true)]);
@@ -264,6 +264,11 @@ function defaultRoutes(leg: Leg): string[] {
   const v6 = leg.addresses.find((address) => family(address) === "-6 ");
   if (v6) lines.push(`-6 route replace default via ${GATEWAY6} dev ${leg.ifname} src ${v6}`);
   return lines;
+}
+
+/** Even where duplicates are not looked for, an address without `nodad` cannot be used before a kernel worker has run. */
+function addAddress(address: string, ifname: string): string {
+  return `addr add ${hostCidr(address)} dev ${ifname}${address.includes(":") ? " nodad" : ""}`;
 }
 
 function family(address: string): "" | "-6 " {

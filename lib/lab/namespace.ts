@@ -14,23 +14,25 @@ export interface LinkEnd {
   readonly ifname: string;
 }
 
-/** Several settings of one namespace, applied in this order by one process. */
+/** Several settings of one namespace, applied in this order. */
 export interface NamespaceSetup {
   /** `net.ipv4.ip_forward` → `1`. Names the kernel does not have are an error. */
   readonly sysctl?: Readonly<Record<string, string | number>>;
-  /** Lines for `ip -batch`. Those that start with `-6 ` follow as one batch of `ip -6`, which a line cannot ask for. */
+  /** Lines for {@link Namespace.ip}. */
   readonly ip?: readonly string[];
   /** A file for `nft -f`. */
   readonly nft?: string;
 }
 
 const IFNAME_MAX = 15;
-/** No duplicate-address detection: it delays each IPv6 address by a second, and the lab hands out no address twice. */
-const QUIET_IPV6 = `for f in /proc/sys/net/ipv6/conf/*; do
-  [ -e "$f/accept_dad" ] || continue
-  echo 0 >"$f/accept_dad"; echo 0 >"$f/accept_ra"; echo 0 >"$f/router_solicitations"
-done
-`;
+/**
+ * The state a new namespace is put into; links made later inherit it. No duplicate-address detection, which delays each
+ * IPv6 address by a second: the lab gives no address twice. No router is asked for: the lab's routers do not advertise.
+ */
+const NEW_NAMESPACE = `if [ -d /proc/sys/net/ipv6/conf/default ]; then cd /proc/sys/net/ipv6/conf/default
+  echo 0 >accept_dad; echo 0 >accept_ra; echo 0 >router_solicitations
+fi
+ip link set lo up`;
 
 /** A lab run: the owner of its namespaces, processes and files. */
 export class Lab implements AsyncDisposable {
@@ -76,7 +78,7 @@ export class Lab implements AsyncDisposable {
     const lines = names.map((name) => `netns add ${netnsName(this.id, name)}\n`);
     await execOk(["ip", "-batch", "-"], { stdin: lines.join("") });
     const made = names.map((name) => new Namespace(this, name));
-    await Promise.all(made.map((ns) => ns.configure({ ip: ["link set lo up"] })));
+    await Promise.all(made.map((ns) => execOk(ns.enter(["sh", "-c", NEW_NAMESPACE]))));
     return made as { [K in keyof N]: Namespace };
   }
 
@@ -87,18 +89,16 @@ export class Lab implements AsyncDisposable {
 
   /** Makes veth pairs, both ends in their namespaces and up. */
   async link(...pairs: readonly (readonly [LinkEnd, LinkEnd])[]): Promise<void> {
-    const lines: string[] = [];
-    const touched = new Map<Namespace, string[]>();
-    for (const pair of pairs) {
-      for (const { ns, ifname } of pair) {
+    const lines = pairs.map(([a, b]) => {
+      for (const { ifname } of [a, b]) {
         if (ifname.length > IFNAME_MAX) throw new MeshError("CONFIG_INVALID", `Interface name ${ifname} is too long`);
-        touched.set(ns, [...touched.get(ns) ?? [], `link set ${ifname} up`]);
       }
-      const [a, b] = pair;
-      lines.push(`link add ${a.ifname} netns ${a.ns.netns} type veth peer name ${b.ifname} netns ${b.ns.netns}\n`);
-    }
+      // Only the first can be up from the start: the kernel refuses it for a peer whose other end does not exist yet.
+      const peer = `type veth peer name ${b.ifname} netns ${b.ns.netns}`;
+      return `link add ${a.ifname} netns ${a.ns.netns} up ${peer}\n`;
+    });
     await execOk(["ip", "-batch", "-"], { stdin: lines.join("") });
-    await Promise.all([...touched].map(([ns, ip]) => ns.configure({ ip })));
+    await Promise.all(pairs.map(([, b]) => b.ns.ip(`link set ${b.ifname} up`)));
   }
 
   /**
@@ -137,23 +137,25 @@ export class Namespace {
     this.netns = netnsName(lab.id, name);
   }
 
-  /** Applies several settings with one process. */
+  /** Applies several settings. */
   async configure(setup: NamespaceSetup): Promise<void> {
-    let script = "set -e\n" + QUIET_IPV6;
-    for (const [key, value] of Object.entries(setup.sysctl ?? {})) {
-      script += `echo ${value} >/proc/sys/${key.replaceAll(".", "/")}\n`;
+    const values = Object.entries(setup.sysctl ?? {});
+    if (values.length > 0) {
+      const script = values.map(([key, value]) => `echo ${value} >/proc/sys/${key.replaceAll(".", "/")}\n`);
+      await execOk(this.enter(["sh", "-e", "-s"]), { stdin: script.join("") });
     }
-    const v6 = setup.ip?.filter((line) => line.startsWith("-6 ")).map((line) => line.slice(3)) ?? [];
-    const rest = setup.ip?.filter((line) => !line.startsWith("-6 ")) ?? [];
-    if (rest.length > 0) script += `ip -batch - <<'EOF'\n${rest.join("\n")}\nEOF\n`;
-    if (v6.length > 0) script += `ip -6 -batch - <<'EOF'\n${v6.join("\n")}\nEOF\n`;
-    if (setup.nft) script += `nft -f - <<'EOF'\n${setup.nft}\nEOF\n`;
-    await execOk(this.command(["sh", "-s"]), { stdin: script });
+    await this.ip(...setup.ip ?? []);
+    if (setup.nft) await execOk(this.enter(["nft", "-f", "-"]), { stdin: setup.nft + "\n" });
   }
 
-  /** Runs lines of `ip -batch` inside. */
-  ip(...lines: readonly string[]): Promise<void> {
-    return this.configure({ ip: lines });
+  /** Runs lines of `ip -batch` inside; those that start with `-6 ` follow as a batch of `ip -6`. */
+  async ip(...lines: readonly string[]): Promise<void> {
+    const v6 = lines.filter((line) => line.startsWith("-6 ")).map((line) => line.slice(3));
+    const rest = lines.filter((line) => !line.startsWith("-6 "));
+    const batch = (options: string[], batched: readonly string[]) =>
+      execOk(["ip", "-n", this.netns, ...options, "-batch", "-"], { stdin: batched.join("\n") + "\n" });
+    if (rest.length > 0) await batch([], rest);
+    if (v6.length > 0) await batch(["-6"], v6);
   }
 
   /** Applies a file of `nft -f` inside, atomically. */
@@ -167,6 +169,11 @@ export class Namespace {
       const { stdout } = await this.exec(["cat", `/sys/class/net/${ifname}/operstate`]);
       return (stdout.trim() === "up") === wanted ? true : undefined;
     });
+  }
+
+  /** Like {@link command} for programs that need no /sys of their own: without a new mount namespace, twice as fast. */
+  enter(argv: readonly string[]): string[] {
+    return ["nsenter", `--net=/run/netns/${this.netns}`, "--", ...argv];
   }
 
   /** `argv` as it must be started from the host to run inside. The program replaces `ip`, so the pid stays. */

@@ -163,7 +163,7 @@ export class Site {
         `link add ${bridge} type bridge`,
         `link set ${bridge} up`,
         `addr add ${lan.gateway}/${lan.bits} dev ${bridge}`,
-        ...(lan.gateway6 ? [`addr add ${lan.gateway6}/64 dev ${bridge}`] : []),
+        ...(lan.gateway6 ? [`addr add ${lan.gateway6}/64 dev ${bridge} nodad`] : []),
       ],
     });
     return number;
@@ -182,7 +182,7 @@ export class Site {
       this.router.ip(`link set ${port} master ${lan.bridge}`),
       ns.ip(
         `addr add ${address}/${lan.bits} dev ${ifname}`,
-        ...(address6 ? [`addr add ${address6}/64 dev ${ifname}`] : []),
+        ...(address6 ? [`addr add ${address6}/64 dev ${ifname} nodad`] : []),
         ...routes.filter((to) => !to.includes(":")).map((to) => `route add ${to} via ${lan.gateway} dev ${ifname}`),
         ...(lan.gateway6
           ? routes.filter((to) => to === "default" || to.includes(":"))

@@ -14,6 +14,8 @@ const [SERVER, SERVER_2] = SERVER_ADDRESSES;
 /** Where the server listens in these tests; 443 because one kind lets nothing else out. */
 const PORTS = [443, 8443] as const;
 const LOCAL_PORT = 40_001;
+/** How long silence is listened to. An answer takes milliseconds, on a busy machine a few hundred. */
+const PATIENCE_S = 1.5;
 
 type Mapping = "own address" | "same port" | "one other port" | "ascending ports" | "unrelated ports";
 type Answer = "open" | "reset" | "silence";
@@ -54,7 +56,7 @@ async function observed(host: Host, to: string, port: number, localPort = LOCAL_
 /** What a caller hears who connects uninvited. */
 async function call(from: Host, to: string, port: number, source: string): Promise<Answer> {
   const { socat } = await requireTools(["socat"]);
-  const target = `TCP4:${to}:${port},bind=${source},connect-timeout=0.7`;
+  const target = `TCP4:${to}:${port},bind=${source},connect-timeout=${PATIENCE_S}`;
   const { code, stderr } = await from.exec([socat, "-u", "OPEN:/dev/null", target]);
   if (code === 0) return "open";
   if (/Connection refused/.test(stderr)) return "reset";
@@ -64,7 +66,8 @@ async function call(from: Host, to: string, port: number, source: string): Promi
 
 async function udpAnswers(from: Host, to: string, port: number): Promise<boolean> {
   const { socat } = await requireTools(["socat"]);
-  const { stdout } = await from.exec([socat, "-T0.7", "-", `UDP4:${to}:${port}`], { stdin: "ping\n" });
+  const wait = String(PATIENCE_S);
+  const { stdout } = await from.exec([socat, "-t", wait, "-T", wait, "-", `UDP4:${to}:${port}`], { stdin: "ping\n" });
   return stdout === "ping\n";
 }
 
@@ -185,8 +188,8 @@ labTest("IPv6 passes a stateful firewall outwards only", async () => {
     await host.start("echo6", [socat, "TCP6-LISTEN:7000,fork,reuseaddr", "PIPE"], { ready: { port: 7000 } });
   }
   const reaches = async (from: Host, to: string) => {
-    const target = `TCP6:[${to}]:7000,connect-timeout=0.7`;
-    return (await from.exec([socat, "-T1", "-", target], { stdin: "six\n" })).stdout === "six\n";
+    const target = `TCP6:[${to}]:7000,connect-timeout=${PATIENCE_S}`;
+    return (await from.exec([socat, "-t2", "-T2", "-", target], { stdin: "six\n" })).stdout === "six\n";
   };
   const server6 = topology.server.address6!;
   assert.equal(await reaches(guarded.host, server6), true);
@@ -209,7 +212,7 @@ labTest("a site can be cut, unplugged, renumbered and rebooted, and comes back",
   const [one, two] = topology.edges as [LabNode, LabNode];
   const [site, other] = topology.sites as [Site, Site];
   const reaches = async (from: LabNode, to: string) =>
-    (await from.host.exec([ping, "-c", "1", "-W", "0.3", to])).code === 0;
+    (await from.host.exec([ping, "-c", "1", "-W", "1", to])).code === 0;
   const carrier = async () => (await site.router.execOk(["cat", "/sys/class/net/wan/carrier"])).stdout.trim();
 
   await t.step("cut: silent, and nobody's link changes", async () => {
