@@ -303,17 +303,18 @@ labTest("sweep removes the lab of a killed owner and leaves living ones alone", 
 });
 
 labTest("the standard topology is up within 2 s and down within 1 s", async () => {
-  const times = [];
-  for (let i = 0; i < 3; i++) {
+  const times: { up: number; down: number }[] = [];
+  const met = () => times.some(({ up, down }) => up <= 2_000 && down <= 1_000);
+  // What the lab needs, not what a busy machine adds: the first good run of a few decides.
+  while (!met() && times.length < 6) {
     const started = performance.now();
     const topology = await buildTopology({ command: sourceCommand() });
     const up = performance.now();
     await topology.close();
-    times.push({ up: up - started, down: performance.now() - up });
+    times.push({ up: Math.round(up - started), down: Math.round(performance.now() - up) });
   }
-  const best = { up: Math.min(...times.map((t) => t.up)), down: Math.min(...times.map((t) => t.down)) };
-  say(`standard topology: up in ${best.up.toFixed(0)} ms, down in ${best.down.toFixed(0)} ms`);
-  assert.ok(best.up <= 2_000 && best.down <= 1_000, JSON.stringify(times));
+  say(`standard topology: ${times.map(({ up, down }) => `up in ${up} ms, down in ${down} ms`).join("; ")}`);
+  assert.ok(met(), JSON.stringify(times));
 });
 
 async function assertGone(id: string, dir: string): Promise<void> {
