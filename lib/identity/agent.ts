@@ -134,13 +134,22 @@ export class AgentIdentity implements Trust {
   }
 
   /**
-   * Takes a server's revocation list. Resolves when it is on disk: true when it was news, and live sessions with
+   * Takes the revocation list of a server, under a name that stays the same for it. Resolves when it is on disk: true when it was news, and live sessions with
    * parties for whom `revocations.find` now answers must be closed. Throws PROTOCOL or LIMIT.
    */
   async applyRevocations(server: string, list: unknown): Promise<boolean> {
     if (!this.revocations.apply(server, list)) return false;
     await this.#writes.run(() => writeState(this.#options.files, AGENT_REVOCATIONS_FILE, this.revocations.save()));
     return true;
+  }
+
+  /**
+   * Forgets the lists of servers that are not configured any more, by the names given to {@link applyRevocations}.
+   * Resolves when it is on disk.
+   */
+  async retainRevocations(servers: readonly string[]): Promise<void> {
+    if (!this.revocations.retain(servers)) return;
+    await this.#writes.run(() => writeState(this.#options.files, AGENT_REVOCATIONS_FILE, this.revocations.save()));
   }
 
   /** Takes a renewed certificate. In force, and on disk, when it resolves. Throws when it does not fit this node. */
@@ -173,10 +182,7 @@ export class AgentIdentity implements Trust {
       now: () => this.time.now().ms,
       renew: async () => {
         const body = writeRenewRequest({ time: Math.floor(clock.wall()), agent: version });
-        const sentAt = clock.now();
-        const grant = readAnswer(await request(body));
-        this.learnTime(grant.server, grant.time, sentAt);
-        await this.takeGrant(grant);
+        await this.takeGrant(readAnswer(await request(body)));
         this.#lastError = undefined;
         log.info("certificate renewed", { until: new Date(this.certificate.notAfter).toISOString() });
         onChange();

@@ -1,5 +1,6 @@
 /** When certificates are renewed: a pure schedule, and the loop that agents and servers run over it. */
 import type { CancelTimer, Clock, WallMs } from "../clock.ts";
+import { CLOCK_TOLERANCE_MS } from "./time.ts";
 
 /** Certificates are renewed after this part of their life, give or take {@link JITTER} of it (design §2). */
 const RENEW_AT = 2 / 3;
@@ -31,6 +32,8 @@ export function renewalDelay(s: RenewalSituation): number {
     const full = Math.min(MAX_RETRY_MS, RETRY_MS * 2 ** Math.min(20, s.failures - 1));
     return full * (0.5 + s.random / 2);
   }
+  // A certificate from the future comes from a server whose clock was ahead: others will refuse it once theirs is right.
+  if (s.now < s.notBefore - CLOCK_TOLERANCE_MS) return 0;
   const life = s.notAfter - s.notBefore;
   const due = s.notBefore + life * (RENEW_AT + JITTER * (2 * s.random - 1));
   return Math.max(0, due - s.now);

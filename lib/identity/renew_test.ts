@@ -15,6 +15,14 @@ Deno.test("a certificate is due at two thirds of its life, give or take a twenti
   assert.equal(at(40 * DAY, 0.5), 0, "also long after it expired");
 });
 
+Deno.test("a certificate from the future, of a server whose clock was ahead, is renewed at once", () => {
+  const at = (now: number) =>
+    renewalDelay({ notBefore: 100 * DAY, notAfter: 101 * DAY, now, failures: 0, random: 0.5 });
+  assert.equal(at(0), 0);
+  assert.equal(at(100 * DAY - 6 * 60_000), 0);
+  assert.ok(at(100 * DAY - 4 * 60_000) > 15 * HOUR);
+});
+
 Deno.test("retries start at half a minute at most and end at a quarter of an hour", () => {
   fc.assert(
     fc.property(

@@ -49,7 +49,9 @@ export const REVOCATION_LIST: Validator<RevocationList> = object({
   epoch: integer(0),
   entries: array(ENTRY, MAX_REVOCATIONS),
 });
-const SOURCES = array(object({ server: string(1, 63), list: REVOCATION_LIST }), MAX_REVOCATION_SOURCES);
+/** A server is known here by its name or its address, whichever the caller uses consistently. */
+const SERVER = string(1, 300);
+const SOURCES = array(object({ server: SERVER, list: REVOCATION_LIST }), MAX_REVOCATION_SOURCES);
 
 /** The lists of all servers, asked as one. */
 export class Revocations {
@@ -63,6 +65,7 @@ export class Revocations {
    * malformed list and LIMIT when too many servers have lists.
    */
   apply(server: string, input: unknown): boolean {
+    SERVER(server, "server");
     const list = REVOCATION_LIST(input, "revocation list");
     for (const e of list.entries) checkValue(e);
     const known = this.#lists.get(server);
@@ -83,6 +86,17 @@ export class Revocations {
     if (this.#index.size === 0) return undefined;
     return this.#index.get("key " + subject.keyHash) ?? this.#index.get("serial " + subject.serial) ??
       this.#index.get("node " + subject.node);
+  }
+
+  /**
+   * Drops the lists of all other servers: a server that the operator took out of the configuration could never lift
+   * what it revoked. Returns whether anything changed.
+   */
+  retain(servers: readonly string[]): boolean {
+    const gone = [...this.#lists.keys()].filter((s) => !servers.includes(s));
+    for (const s of gone) this.#lists.delete(s);
+    if (gone.length > 0) this.#rebuild();
+    return gone.length > 0;
   }
 
   /** The epoch known from a server, 0 when none: sent on connect so that the server pushes only news. */

@@ -40,6 +40,25 @@ Deno.test("lists survive a restart", () => {
   assert.ok(loaded.find({ ...subject, keyHash: "" }));
 });
 
+Deno.test("lists of servers that are not configured any more are dropped", () => {
+  const r = new Revocations();
+  r.apply("wss://one.example.com:8443", { epoch: 9, entries: [entry("node", "a")] });
+  r.apply("wss://two.example.com", { epoch: 1, entries: [] });
+  assert.equal(r.retain(["wss://one.example.com:8443", "wss://two.example.com"]), false);
+  assert.ok(r.find(subject));
+  assert.equal(r.retain(["wss://two.example.com"]), true);
+  assert.equal(r.find(subject), undefined);
+});
+
+Deno.test("what is applied can be loaded: the longest address of a server too, and nothing beyond", () => {
+  const r = new Revocations();
+  r.apply("w".repeat(300), { epoch: 1, entries: [] });
+  assert.equal(Revocations.load(r.save()).epochOf("w".repeat(300)), 1);
+  for (const bad of ["", "w".repeat(301)]) {
+    assert.throws(() => r.apply(bad, { epoch: 1, entries: [] }), (e) => codeOf(e) === "PROTOCOL");
+  }
+});
+
 Deno.test("malformed lists are refused and change nothing", () => {
   const r = new Revocations();
   r.apply("s", { epoch: 1, entries: [entry("node", "a")] });

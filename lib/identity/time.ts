@@ -61,10 +61,13 @@ export class TrustedTime {
    */
   learn(name: string, server: WallMs, sentAt: MonoMs): void {
     const mono = this.#clock.now();
+    const wall = this.#clock.wall();
+    // What another server said before the clock jumped says nothing now; if it is still there it will speak again.
+    for (const [other, s] of this.#samples) if (!this.#paced(s, { mono, wall })) this.#samples.delete(other);
     if (!this.#samples.delete(name) && this.#samples.size >= MAX_TIME_SOURCES) {
       this.#samples.delete(this.#samples.keys().next().value!);
     }
-    this.#samples.set(name, { server: server + Math.max(0, mono - sentAt) / 2, mono, wall: this.#clock.wall() });
+    this.#samples.set(name, { server: server + Math.max(0, mono - sentAt) / 2, mono, wall });
   }
 
   /** How far this machine's clock is ahead of the servers' time, in ms; undefined until a server was heard. */
@@ -87,13 +90,19 @@ export class TrustedTime {
     let paced = true;
     for (const s of this.#samples.values()) {
       times.push(s.server + (mono - s.mono));
-      // The monotonic clock stands still while a machine sleeps. If the wall clock moved otherwise than it, either
-      // the machine slept or somebody set the clock; both end the certainty until a server speaks again.
-      if (Math.abs((wall - s.wall) - (mono - s.mono)) > CLOCK_TOLERANCE_MS) paced = false;
+      if (!this.#paced(s, { mono, wall })) paced = false;
     }
     if (times.length === 0) return undefined;
     times.sort((a, b) => a - b);
     const spread = times.at(-1)! - times[0]!;
     return { ms: times[(times.length - 1) >> 1]!, agreed: paced && spread <= CLOCK_TOLERANCE_MS };
+  }
+
+  /**
+   * The monotonic clock stands still while a machine sleeps. If the wall clock moved otherwise than it since a sample,
+   * either the machine slept or somebody set the clock; both end the certainty until a server speaks again.
+   */
+  #paced(s: Sample, now: { readonly mono: MonoMs; readonly wall: WallMs }): boolean {
+    return Math.abs((now.wall - s.wall) - (now.mono - s.mono)) <= CLOCK_TOLERANCE_MS;
   }
 }

@@ -59,6 +59,17 @@ Deno.test("when the clock jumps after a server spoke, certainty ends until it sp
   assert.equal(time.now().ms, TRUE_NOW + 3 * DAY, "backwards jumps lower nothing");
 });
 
+Deno.test("a server that fell silent before a jump does not hold up the certainty of the others", () => {
+  const clock = new FakeClock(0, TRUE_NOW);
+  const time = new TrustedTime(clock);
+  time.learn("silent", TRUE_NOW, 0);
+  time.learn("s", TRUE_NOW, 0);
+  clock.setWall(TRUE_NOW + 3 * DAY);
+  assert.equal(time.now().attested, false);
+  time.learn("s", TRUE_NOW + 3 * DAY, clock.now());
+  assert.deepEqual(time.now(), { ms: TRUE_NOW + 3 * DAY, floor: TRUE_NOW + 3 * DAY, attested: true });
+});
+
 Deno.test("servers that disagree end the certainty; the lower median is taken", () => {
   const clock = new FakeClock(0, TRUE_NOW);
   const time = new TrustedTime(clock);
