@@ -332,8 +332,8 @@ export class SessionCore {
     this.#downAt = Infinity;
     this.#pings.fail();
     this.#live.start(now);
-    if (hello.draining) this.#peerDrains("SHUTDOWN");
     this.#turn.tell(() => this.#events.onUp(link.carrier));
+    if (hello.draining) this.#peerDrains("SHUTDOWN");
   }
 
   #linksHost(): LinksHost {
