@@ -25,7 +25,7 @@ import { Readiness } from "../lib/readiness.ts";
 import { startAdmin } from "./admin_server.ts";
 import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs } from "./agent_facts.ts";
 import { ensureIdentity } from "./agent_join.ts";
-import { openMeshLink } from "./agent_link.ts";
+import { openMeshLink, watchHost } from "./agent_link.ts";
 import { agentRoutes } from "./agent_routes.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
@@ -119,7 +119,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     stack.defer(() => local.stop());
   }
 
-  const link = await openMeshLink(config, cidrs, log);
+  const link = openMeshLink(config, cidrs, log.child("link"));
   stack.use(link);
 
   let facts = nodeFacts(config, store.snapshot, identity.node);
@@ -153,7 +153,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       clock,
       log,
       tunnel: tunnel.manager,
-      rules: await openRules(config.forward.backend, log),
+      rules: openRules(config.forward.backend, log),
       facts,
       config: forwardConfig(config),
       options: {
@@ -204,7 +204,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     refresh();
   }));
   refresh();
-  stack.defer(link.watch(refresh));
+  stack.defer(watchHost(loop, refresh));
 
   if (config.tunnel.enabled) {
     tunnel.start();

@@ -1,28 +1,22 @@
 /** Which back end writes the kernel's rules on this host. */
-import { MeshError } from "../lib/errors.ts";
-import { NftTextRules, type RunNft } from "../lib/forward/rules/nft_text.ts";
+import { systemClock } from "../lib/clock.ts";
+import { describe } from "../lib/errors.ts";
+import { NetlinkRules } from "../lib/forward/rules/netlink.ts";
+import { NftTextRules } from "../lib/forward/rules/nft_text.ts";
 import { RuleWriter } from "../lib/forward/rules/writer.ts";
+import { nftRunner } from "../lib/linux/nft_exec.ts";
 import type { Logger } from "../lib/log.ts";
 
-/** Opens the writer that the configuration names. Throws KERNEL when it cannot work here. */
-export async function openRules(backend: "auto" | "netlink" | "nft", log: Logger): Promise<RuleWriter> {
-  if (backend === "netlink") {
-    throw new MeshError("CONFIG_INVALID", "forward.backend netlink is not in this build", {
-      hint: "forward.backend: nft",
+/** Opens the back end that the configuration names; `auto` takes netlink where it works, else the nft program. Throws KERNEL. */
+export function openRules(backend: "auto" | "netlink" | "nft", log: Logger): RuleWriter {
+  if (backend === "nft") return new RuleWriter(new NftTextRules(nftRunner(systemClock)));
+  try {
+    return new RuleWriter(NetlinkRules.open());
+  } catch (error) {
+    if (backend === "netlink") throw error;
+    log.warn("kernel rules are written with the nft program, because netlink does not work here", {
+      error: describe(error),
     });
+    return new RuleWriter(new NftTextRules(nftRunner(systemClock)));
   }
-  const probe = await runNft(["--version"], "").catch((cause) => {
-    throw new MeshError("KERNEL", "The program nft cannot be run", { cause, hint: "apt-get install nftables" });
-  });
-  log.debug("kernel rules are written with nft", { version: probe.stdout.trim() });
-  return new RuleWriter(new NftTextRules(runNft));
 }
-
-export const runNft: RunNft = async (args, stdin) => {
-  const child = new Deno.Command("nft", { args: [...args], stdin: "piped", stdout: "piped", stderr: "piped" }).spawn();
-  const writer = child.stdin.getWriter();
-  const sent = writer.write(new TextEncoder().encode(stdin)).then(() => writer.close()).catch(() => {});
-  const [{ code, stdout, stderr }] = await Promise.all([child.output(), sent]);
-  const decoder = new TextDecoder();
-  return { code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
-};

@@ -1,17 +1,16 @@
 /** `edgemesh cleanup`: removes what an agent left in the kernel, and with `--state` its identity. */
-import { RuleWriter } from "../lib/forward/rules/writer.ts";
-import { NftTextRules } from "../lib/forward/rules/nft_text.ts";
-import { runNft } from "./agent_rules.ts";
+import { nullLogger } from "../lib/log.ts";
+import { openRules } from "./agent_rules.ts";
 import { readConfig } from "./daemon.ts";
 import { print } from "./output.ts";
-import { removeMeshLink } from "./agent_link.ts";
+import { removeLeftMeshLink } from "./agent_link.ts";
 
 export async function cleanupCommand(flags: { config?: string; state?: boolean }): Promise<number> {
   const config = await readConfig("agent", flags.config === undefined ? {} : { config: flags.config });
-  const rules = new RuleWriter(new NftTextRules(runNft));
+  const rules = openRules(config.forward.backend, nullLogger);
   await rules.remove("all");
   rules.close();
-  await removeMeshLink(config);
+  removeLeftMeshLink(config);
   print(`removed kernel rules and the link ${config.mesh.interface}`);
   if (flags.state) {
     await Deno.remove(config.stateDir, { recursive: true }).catch((e) => {
