@@ -15,7 +15,7 @@ export interface ResolvConf {
 const RESOLVED_STUBS = ["127.0.0.53", "127.0.0.54"];
 /** Where systemd-resolved writes the upstreams it uses itself. */
 export const RESOLVED_UPSTREAMS = "/run/systemd/resolve/resolv.conf";
-const DNS_PORT = 53;
+export const DNS_PORT = 53;
 /** glibc: more are ignored; three silent ones would take too long anyway. Ours is larger, because the dead are skipped. */
 const MAX_NAMESERVERS = 6;
 

@@ -6,7 +6,7 @@ import type { Clock } from "../clock.ts";
 import type { MetaReader } from "../meta/model.ts";
 import type { ClusterAnswer } from "./answer.ts";
 import { AnswerCache } from "./cache.ts";
-import { CLASS_IN, RCODE, TYPE } from "./constants.ts";
+import { CLASS_IN, MAX_TCP_BYTES, RCODE, TYPE } from "./constants.ts";
 import { decide, type DecideContext, type Decision } from "./decide.ts";
 import { anyAnswer, encodeCluster, encodeError, joinChain } from "./encode.ts";
 import { type Entry, makeEntry, SNAPSHOT_LIFE } from "./entry.ts";
@@ -114,6 +114,15 @@ export class Resolver {
     return this.#slow(bytes, meta, source, transport);
   }
 
+  /** Asks in the name of a process of this host, past rate and size limits; resolves to the whole response. */
+  ask(query: Uint8Array, source: Source): Promise<Uint8Array> {
+    return new Promise((resolve) => {
+      const send = (bytes: Uint8Array, length: number) => resolve(bytes.slice(0, length));
+      const n = this.handle(query, query.length, source, { limit: () => MAX_TCP_BYTES, later: () => ({ send }) });
+      if (n > 0) send(this.out, n);
+    });
+  }
+
   /** The decision about a name, as {@link handle} would take it. */
   decide(name: Labels, type: number, fromHost: boolean): Decision {
     return decide(name, type, this.#context(this.#deps.meta(), fromHost));
@@ -154,7 +163,7 @@ export class Resolver {
     const { type, variant } = this.#query;
     const lower = lowerLabels(target);
     const next = decide(target, type, this.#context(this.#deps.meta(), asker.source.isHost));
-    const question = targetQuestion(lower, type, variant);
+    const question = ownQuestion(lower, type, variant);
     const join = (entry: Entry, now: number): Entry => {
       joinChain(this.#deps.writer, { name: asker.name, type }, answer.answers, entry, now);
       return this.#ownEntry(variant);
@@ -277,7 +286,7 @@ function verdictRcode(verdict: "formerr" | "notimp" | "badvers"): number {
 }
 
 /** A question of our own, in the form the caches know. */
-function targetQuestion(lower: Labels, type: number, variant: number): ForwardQuestion {
+export function ownQuestion(lower: Labels, type: number, variant: number): ForwardQuestion {
   const query = new Query();
   query.fill(lower, type, variant);
   return { hash: query.hash, variant, wire: query.lower.slice(0, query.questionEnd - 12), name: lower, type };

@@ -1,30 +1,29 @@
 /** The node's DNS server: sockets, who may ask, upstreams and their changes. Everything else is in {@link Resolver}. */
-import { type Cidr, hostPort, parseCidr } from "../addr.ts";
-import type { CancelTimer, Clock } from "../clock.ts";
-import { describe, MeshError } from "../errors.ts";
+import { type Cidr, hostPort } from "../addr.ts";
+import type { Clock } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import type { MetaReader } from "../meta/model.ts";
 import type { IpPort, Listener, Loop, UdpSocket } from "../net.ts";
 import { AnswerCache, type CacheStats } from "./cache.ts";
+import { CacheKeeper } from "./cache_keeper.ts";
+import { clusterDnsAddresses } from "./cluster_dns.ts";
 import { CACHE_MODE_TTL, type DnsConfig } from "./config.ts";
 import { rcodeName } from "./constants.ts";
+import type { Explanation } from "./explain.ts";
+import { explainName } from "./explain_name.ts";
 import { Forwarder, type ForwardRoute } from "./forwarder.ts";
 import { HostsTable } from "./hosts.ts";
-import { type Labels, labelsOf, lowerLabels } from "./labels.ts";
 import { type Sources, SourceTable } from "./limit.ts";
-import type { Zone } from "./name.ts";
-import { type CacheStore, restoreCache, saveCache } from "./persist.ts";
+import { answerOptions, cidrs, zoneLabels } from "./options.ts";
+import type { CacheStore } from "./persist.ts";
 import type { Query } from "./query.ts";
-import { findUpstreams, isOurs, type ReadText } from "./resolvconf.ts";
+import { DNS_PORT, findUpstreams, isOurs, type ReadText } from "./resolvconf.ts";
 import { type ReplyPath, Resolver, type Transport } from "./resolver.ts";
 import { udpLimit } from "./response.ts";
-import { type ReverseOptions, reverseZones } from "./reverse.ts";
+import type { ReverseOptions } from "./reverse.ts";
 import { TcpFrontend } from "./tcp.ts";
 import type { UpstreamSpec, UpstreamState } from "./upstream_server.ts";
 import { MessageWriter } from "./writer.ts";
-
-/** How often foreign answers go to disk while new ones come in: flash wears out, and a restart loses little. */
-const SAVE_EVERY_MS = 600_000;
 
 export interface DnsServerDeps {
   readonly loop: Loop;
@@ -74,13 +73,15 @@ export class DnsServer {
   readonly #udp: UdpSocket[] = [];
   readonly #listeners: Listener[] = [];
   readonly #allowed: readonly Cidr[];
+  readonly #options: ReverseOptions;
+  readonly #keeper: CacheKeeper | undefined;
+  /** In `cache` mode: the snapshot in which the cluster's DNS Services were last looked for, and what was found. */
+  #seen: MetaReader | undefined;
+  #clusterDns: readonly string[] = [];
   #given: Sources | undefined;
   #denied = 0;
   #limited = 0;
   #warnedLimit = false;
-  #cancelSave: CancelTimer | undefined;
-  /** How many answers had been learned when they were last saved. */
-  #savedAt = 0;
 
   private constructor(deps: DnsServerDeps) {
     const { config, clock, loop, log } = deps;
@@ -88,6 +89,7 @@ export class DnsServer {
     this.#allowed = cidrs(config.allowFrom, "allowFrom");
     this.#sources = new SourceTable(config.maxQueriesPerSecond);
     this.#foreign = new AnswerCache({ maxEntries: 65536, maxBytes: config.cacheBytes });
+    this.#options = answerOptions(config, deps.listen);
     const writer = new MessageWriter();
     this.#forwarder = new Forwarder({
       loop,
@@ -102,13 +104,19 @@ export class DnsServer {
         staleFor: config.serveStale,
       },
     });
+    this.#keeper = deps.store && new CacheKeeper(deps.store, {
+      clock,
+      log,
+      cache: this.#foreign,
+      learned: () => this.#forwarder.stats.answered,
+    });
     this.#resolver = new Resolver({
       clock,
-      meta: deps.meta,
+      meta: config.mode === "cache" ? () => this.#watchClusterDns() : deps.meta,
       forwarder: this.#forwarder,
       foreign: this.#foreign,
       writer,
-      options: answerOptions(config, deps.listen),
+      options: this.#options,
       hosts: new HostsTable(config.hosts),
       searchNamespaces: config.searchNamespaces,
       forwardZones: config.forwards.map((f) => zoneLabels(f.zone)),
@@ -134,7 +142,8 @@ export class DnsServer {
       void server.close();
       throw error;
     }
-    server.#restore();
+    server.#keeper?.restore();
+    if (deps.config.mode === "cache") server.#watchClusterDns();
     server.reloadUpstreams();
     return server;
   }
@@ -180,44 +189,29 @@ export class DnsServer {
     };
   }
 
+  /**
+   * Resolves a name as a process of this host would, and says why it came out so. Throws MeshError CONFIG_INVALID
+   * for a name or type that is none.
+   */
+  explain(name: string, type: string): Promise<Explanation> {
+    return explainName(name, type, {
+      resolver: this.#resolver,
+      forwarder: this.#forwarder,
+      foreign: this.#foreign,
+      clock: this.#deps.clock,
+      meta: this.#deps.meta,
+      options: this.#options,
+      source: this.#source("127.0.0.1"),
+    });
+  }
+
   /** Stops at once; resolves when the foreign answers are on disk. */
   async close(): Promise<void> {
-    this.#cancelSave?.();
-    this.#cancelSave = undefined;
     for (const socket of this.#udp) socket.close();
     for (const listener of this.#listeners) listener.close();
     this.#tcp.close();
     this.#forwarder.close();
-    await this.#save();
-  }
-
-  #restore(): void {
-    const { store, clock, log } = this.#deps;
-    const saved = store?.load();
-    if (saved) {
-      const count = restoreCache(this.#foreign, saved, { now: clock.now(), wall: clock.wall() });
-      log.info("Foreign answers from before the restart are kept for times without upstream", { count });
-    }
-    if (store) this.#saveLater();
-  }
-
-  #saveLater(): void {
-    this.#cancelSave = this.#deps.clock.timer(SAVE_EVERY_MS, () => {
-      this.#saveLater();
-      void this.#save();
-    });
-  }
-
-  async #save(): Promise<void> {
-    const { store, clock, log } = this.#deps;
-    const learned = this.#forwarder.stats.answered;
-    if (store === undefined || learned === this.#savedAt) return;
-    this.#savedAt = learned;
-    try {
-      await store.save(saveCache(this.#foreign, { now: clock.now(), wall: clock.wall() }));
-    } catch (error) {
-      log.warn("Foreign answers could not be saved", { error: describe(error) });
-    }
+    await this.#keeper?.close();
   }
 
   #listen(at: IpPort): void {
@@ -244,7 +238,8 @@ export class DnsServer {
     const given = this.#deps.sources();
     if (given !== this.#given) {
       this.#given = given;
-      this.#sources.use({ hostIps: given.hostIps, networks: [...given.networks, ...this.#allowed] });
+      const own = this.#deps.listen.map((at) => at.ip);
+      this.#sources.use({ hostIps: [...given.hostIps, ...own], networks: [...given.networks, ...this.#allowed] });
     }
     return this.#sources.get(ip);
   }
@@ -274,6 +269,10 @@ export class DnsServer {
 
   #defaultUpstreams(): readonly UpstreamSpec[] {
     const { config, readText, log, listen } = this.#deps;
+    if (config.mode === "cache") {
+      const found = this.#clusterDns.map((ip) => ({ at: { ip, port: DNS_PORT } }));
+      return [...found, ...this.#notOurselves(config.upstreams, "upstreams")];
+    }
     if (config.upstreams.length > 0) return this.#notOurselves(config.upstreams, "upstreams");
     const found = findUpstreams(config.resolvConf, readText, this.#udp.length > 0 ? this.addresses : listen);
     for (const line of found.refused) log.warn("An upstream is left out", { why: line });
@@ -281,6 +280,20 @@ export class DnsServer {
       log.warn("No upstream resolver is known; only names of the cluster can be answered", { file: config.resolvConf });
     }
     return found.upstreams;
+  }
+
+  /** `cache` mode: the cluster's DNS Services are the upstreams, wherever the metadata says they are now. */
+  #watchClusterDns(): MetaReader {
+    const meta = this.#deps.meta();
+    if (meta === this.#seen || !this.#deps.config.autoDetect) return meta;
+    this.#seen = meta;
+    const found = clusterDnsAddresses(meta);
+    if (found.join() !== this.#clusterDns.join()) {
+      this.#clusterDns = found;
+      this.#deps.log.info("The cluster's DNS Services are the upstreams", { addresses: found.join(" ") });
+      this.reloadUpstreams();
+    }
+    return meta;
   }
 
   /** A query to ourselves would come back for ever. */
@@ -308,37 +321,4 @@ class UdpFrontend implements Transport {
     const { from, socket } = this;
     return { send: (bytes, length) => void socket?.send(bytes, length, from) };
   }
-}
-
-function answerOptions(config: DnsConfig, listen: readonly IpPort[]): ReverseOptions {
-  const ownNetworks = cidrs(config.reverseNetworks, "reverseNetworks");
-  const multi = new Set(config.multiclusterZones);
-  const zones: Zone[] = config.mode === "cache" ? [] : [
-    ...config.zones.filter((z) => !multi.has(z)).map((z) => ({ labels: zoneLabels(z), multicluster: false })),
-    ...config.multiclusterZones.map((z) => ({ labels: zoneLabels(z), multicluster: true })),
-  ];
-  return {
-    zones,
-    ttl: config.ttl,
-    pods: config.pods,
-    ignoreEmptyServices: config.ignoreEmptyServices,
-    namespaces: config.namespaces && new Set(config.namespaces),
-    nameservers: listen.map((at) => at.ip),
-    ownNetworks,
-    ownZones: ownNetworks.flatMap((n) => [...reverseZones(n)]),
-  };
-}
-
-function zoneLabels(zone: string): Labels {
-  const labels = labelsOf(zone);
-  if (labels === undefined) throw new MeshError("CONFIG_INVALID", `${JSON.stringify(zone)} is no DNS zone`);
-  return lowerLabels(labels);
-}
-
-function cidrs(texts: readonly string[], what: string): readonly Cidr[] {
-  return texts.map((text) => {
-    const cidr = parseCidr(text);
-    if (cidr === undefined) throw new MeshError("CONFIG_INVALID", `${what}: ${JSON.stringify(text)} is no network`);
-    return cidr;
-  });
 }
