@@ -87,7 +87,10 @@ export class Liveness {
 
   tick(now: number): LivenessAction {
     if (now < this.#nextAt) return "none";
-    if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) return "dead";
+    if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) {
+      this.stop();
+      return "dead";
+    }
     this.#outstanding = true;
     this.#token++;
     this.#nextAt = now + PING_ACTIVE_MS;
