@@ -12,7 +12,7 @@ export interface ResolvConf {
 }
 
 /** What resolv.conf points at on machines with systemd-resolved. */
-const RESOLVED_STUBS = ["127.0.0.53", "127.0.0.54"];
+export const RESOLVED_STUBS = ["127.0.0.53", "127.0.0.54"];
 /** Where systemd-resolved writes the upstreams it uses itself. */
 export const RESOLVED_UPSTREAMS = "/run/systemd/resolve/resolv.conf";
 export const DNS_PORT = 53;
