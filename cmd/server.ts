@@ -106,6 +106,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     },
     onMeta: (node, message) => agents.get(node)?.receive(message),
     onMetaDrain: (node) => agents.get(node)?.writable(),
+    ...(config.relayTap === undefined ? {} : { tap: openTap(config.relayTap, stack) }),
   });
   stack.defer(identity.watch(() => log.info("server certificate renewed")));
 
@@ -148,6 +149,15 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
       }
     },
   });
+}
+
+/** Records channel frames for whoever wants to look at what a relay sees. */
+function openTap(path: string, stack: AsyncDisposableStack): (from: string, frame: Uint8Array) => void {
+  const file = Deno.openSync(path, { append: true, create: true, mode: 0o600 });
+  stack.defer(() => file.close());
+  return (_from, frame) => {
+    for (let at = 0; at < frame.length;) at += file.writeSync(frame.subarray(at));
+  };
 }
 
 function openSources(config: ServerConfig, store: MetaStore, log: Logger): MetaSource[] {

@@ -131,6 +131,9 @@ export const ServerConfig = z.strictObject({
   serviceCIDRs: z.array(cidr).default(DEFAULT_SERVICE_CIDRS).describe(
     "Networks of virtual addresses, fixed for an agent at its join",
   ),
+  relayTap: absolutePath.optional().describe(
+    "File that gets every byte of relayed channels as this process sees them: to check for yourself that it cannot read them",
+  ),
   certificateHours: z.number().min(0.01).max(8760).default(24).describe("Lifetime of node certificates"),
   log,
 });
