@@ -2,12 +2,9 @@
  * `edgemesh agent`: the composition root of a node. Order of start: identity, snapshot from disk, mesh link, DNS,
  * forwarding, tunnel; so that what works without the cloud works first.
  */
-import { type Cidr, cidrText } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { describe, MeshError } from "../lib/errors.ts";
-import { DEFAULT_DNS_CONFIG } from "../lib/dns/config.ts";
-import type { DnsServer } from "../lib/dns/server.ts";
+import { describe } from "../lib/errors.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
@@ -26,6 +23,7 @@ import { startAdmin } from "./admin_server.ts";
 import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs } from "./agent_facts.ts";
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
+import { DnsModule } from "./agent_dns.ts";
 import { agentRoutes } from "./agent_routes.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
@@ -67,7 +65,7 @@ export interface RunningAgent extends AsyncDisposable {
   readonly local: FilesSource | undefined;
   readonly guard: Guard;
   readonly disk: DiskSnapshot;
-  readonly dns: DnsServer | undefined;
+  readonly dns: DnsModule | undefined;
   readonly forwarder: Forwarder | undefined;
   readonly tunnel: AgentTunnel;
   readonly readiness: Readiness;
@@ -86,6 +84,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const readiness = new Readiness();
   await using stack = new AsyncDisposableStack();
 
+  await identity.retainRevocations(config.server.length > 0 ? config.server : identity.state.mesh.servers);
   const loop = EpollLoop.open({ clock, log: log.child("loop") });
   stack.use(loop);
   stack.defer(() => identity.close());
@@ -124,7 +123,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
 
   let facts = nodeFacts(config, store.snapshot, identity.node);
   const dns = config.dns.enabled
-    ? await startDns({ config, loop, log, store, cidrs, facts: () => facts, mesh: link.addresses })
+    ? await DnsModule.start({ config, loop, log, store, cidrs, facts: () => facts, mesh: link.addresses })
     : undefined;
   if (dns) stack.defer(() => dns.close());
 
@@ -224,58 +223,6 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
         await owned.disposeAsync();
       } catch (e) {
         log.warn("stopping was not clean", { error: describe(e) });
-      }
-    },
-  });
-}
-
-interface DnsParts {
-  readonly config: AgentConfig;
-  readonly loop: EpollLoop;
-  readonly log: Logger;
-  readonly store: MetaStore;
-  readonly cidrs: readonly Cidr[];
-  readonly mesh: readonly string[];
-  facts(): NodeFacts;
-}
-
-async function startDns(parts: DnsParts): Promise<DnsServer> {
-  const { config, store } = parts;
-  const { DnsServer } = await import("../lib/dns/server.ts");
-  const { parseUpstream } = await import("../lib/dns/resolvconf.ts");
-  let from: NodeFacts | undefined;
-  let sources = { hostIps: [] as readonly string[], networks: [] as readonly Cidr[] };
-  return DnsServer.start({
-    loop: parts.loop,
-    clock: systemClock,
-    log: parts.log.child("dns"),
-    listen: parts.mesh.map((ip) => ({ ip, port: config.dns.port })),
-    meta: () => store.snapshot,
-    config: {
-      ...DEFAULT_DNS_CONFIG,
-      zones: [config.dns.zone, ...config.dns.extraZones],
-      upstreams: config.dns.upstreams.map((text) => {
-        const spec = parseUpstream(text);
-        if (spec) return spec;
-        throw new MeshError("CONFIG_INVALID", `dns.upstreams holds ${text}, which is no address`, {
-          hint: "1.1.1.1 or 1.1.1.1:53",
-        });
-      }),
-      reverseNetworks: parts.cidrs.map(cidrText),
-    },
-    sources: () => {
-      const facts = parts.facts();
-      if (facts !== from) {
-        from = facts;
-        sources = { hostIps: facts.addresses, networks: facts.podCidrs };
-      }
-      return sources;
-    },
-    readText: (path) => {
-      try {
-        return Deno.readTextFileSync(path);
-      } catch {
-        return undefined;
       }
     },
   });

@@ -141,10 +141,12 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
     },
     {
       name: "dns",
-      state: dns ? "on" : "off",
-      detail: dns
-        ? `${config.mesh.address}:${config.dns.port}, zone ${config.dns.zone}, ${queries!.queries} queries`
-        : "switched off in the configuration",
+      state: !dns ? "off" : queries ? "on" : "degraded",
+      detail: !dns
+        ? "switched off in the configuration"
+        : queries
+        ? `${config.mesh.address}:${config.dns.port}, zone ${config.dns.zone}, ${queries.queries} queries`
+        : dns.problem ?? "starting",
     },
     {
       name: "forward",
@@ -172,6 +174,15 @@ function warnings(agent: RunningAgent, servers: readonly ServerLinkStatus[]): Wa
       code: "SERVER_UNREACHABLE",
       text:
         `no server is connected (${why}); Services on this node and over existing direct paths go on, others do not`,
+    });
+  }
+  if (agent.dns?.problem !== undefined) out.push({ code: "KERNEL", text: `DNS does not answer: ${agent.dns.problem}` });
+  const revoked = identity.revoked;
+  if (revoked) {
+    out.push({
+      code: "REVOKED",
+      text: `this node was revoked on ${new Date(revoked.at).toISOString()}: ${revoked.reason}`,
+      hint: `on the server: edgemesh node reset ${identity.node}; then join again`,
     });
   }
   const skew = identity.time.skew();

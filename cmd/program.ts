@@ -78,6 +78,16 @@ Start here:
   sockets(token.command("revoke <id>"), "server").description("Revoke a token")
     .action(async (id, flags) => done(await (await import("./token.ts")).tokenRevoke(id, flags)));
 
+  const node = program.command("node").description("Enrolled nodes, on the server host");
+  outputs(sockets(node.command("list"), "server")).description("List enrolled nodes")
+    .action(async (flags) => done(await (await import("./node.ts")).nodeList(flags)));
+  sockets(node.command("reset <name>"), "server").description(
+    "Let a re-imaged machine join again under its name; revokes its old key",
+  )
+    .action(async (name, flags) => done(await (await import("./node.ts")).nodeReset(name, flags)));
+  sockets(node.command("remove <name>"), "server").description("Revoke a decommissioned or stolen node")
+    .action(async (name, flags) => done(await (await import("./node.ts")).nodeRemove(name, flags)));
+
   program.command("demo").description("Run the whole mesh on this machine in network namespaces and show what it does")
     .option("--keep", "leave everything running for a look; remove it later with --clean")
     .option("--clean", "remove what an earlier demo left, also after a crash")

@@ -7,7 +7,6 @@ import { systemClock } from "../lib/clock.ts";
 import type { ServerConfig } from "../lib/config.ts";
 import { describe } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
-import { pinOf } from "../lib/identity/pin.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
@@ -127,7 +126,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   const running: RunningServer = {
     config,
     url,
-    pin: pinOf(identity.authority.anchors[0]!),
+    pin: identity.authority.pin,
     identity,
     control,
     store,

@@ -9,11 +9,13 @@ import { problemText } from "../lib/meta/problems.ts";
 import { type ServerStatus, STATUS_VERSION } from "../lib/status.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
 import type { RunningServer } from "./server.ts";
+import { nodeRoutes } from "./server_nodes.ts";
 import type { CreatedToken, ListedToken } from "./token.ts";
 
 export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   const { identity } = server;
   return [
+    ...nodeRoutes(server),
     { method: "GET", path: "/v1/status", changes: false, handle: () => serverStatus(server) },
     { method: "GET", path: "/livez", changes: false, handle: () => "ok\n" },
     {

@@ -1,0 +1,131 @@
+/**
+ * DNS as a module of the agent: a port that is taken does not keep the rest from working; it is said, and tried again.
+ */
+import { type Cidr, cidrText } from "../lib/addr.ts";
+import { systemClock } from "../lib/clock.ts";
+import type { AgentConfig } from "../lib/config.ts";
+import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../lib/dns/config.ts";
+import type { DnsServer, DnsStats } from "../lib/dns/server.ts";
+import { describe, MeshError } from "../lib/errors.ts";
+import type { NodeFacts } from "../lib/forward/facts.ts";
+import type { EpollLoop } from "../lib/linux/loop.ts";
+import type { Logger } from "../lib/log.ts";
+import type { MetaStore } from "../lib/meta/store.ts";
+
+/** Whoever holds the port may be stopping just now (an upgrade, another resolver). */
+const RETRY_MS = 5000;
+
+export interface DnsModuleParts {
+  readonly config: AgentConfig;
+  readonly loop: EpollLoop;
+  readonly log: Logger;
+  readonly store: MetaStore;
+  /** Networks of virtual addresses: unknown addresses in them have no name anywhere else. */
+  readonly cidrs: readonly Cidr[];
+  /** Addresses of the mesh link. */
+  readonly mesh: readonly string[];
+  facts(): NodeFacts;
+}
+
+export class DnsModule {
+  readonly #parts: DnsModuleParts;
+  readonly #config: DnsConfig;
+  #server: DnsServer | undefined;
+  #problem: string | undefined;
+  #cancel: (() => void) | undefined;
+
+  private constructor(parts: DnsModuleParts, config: DnsConfig) {
+    this.#parts = parts;
+    this.#config = config;
+  }
+
+  /** Starts answering, now or as soon as it can. Throws CONFIG_INVALID only. */
+  static async start(parts: DnsModuleParts): Promise<DnsModule> {
+    const module = new DnsModule(parts, await dnsConfig(parts));
+    await module.#try();
+    return module;
+  }
+
+  /** The server while it listens. */
+  get server(): DnsServer | undefined {
+    return this.#server;
+  }
+
+  /** Why it does not listen. */
+  get problem(): string | undefined {
+    return this.#problem;
+  }
+
+  stats(): DnsStats | undefined {
+    return this.#server?.stats();
+  }
+
+  close(): void {
+    this.#cancel?.();
+    this.#server?.close();
+  }
+
+  async #try(): Promise<void> {
+    const { config, loop, log, store, mesh } = this.#parts;
+    const { DnsServer } = await import("../lib/dns/server.ts");
+    try {
+      this.#server = DnsServer.start({
+        loop,
+        clock: systemClock,
+        log: log.child("dns"),
+        listen: mesh.map((ip) => ({ ip, port: config.dns.port })),
+        meta: () => store.snapshot,
+        config: this.#config,
+        sources: this.#sources(),
+        readText,
+      });
+      if (this.#problem !== undefined) log.info("DNS listens now");
+      this.#problem = undefined;
+    } catch (error) {
+      if (this.#problem === undefined) {
+        log.error("DNS cannot listen; everything else goes on", { error: describe(error) });
+      }
+      this.#problem = describe(error);
+      this.#cancel = systemClock.timer(RETRY_MS, () => void this.#try());
+    }
+  }
+
+  /** Who may ask: this host and its pods. A new object only when the facts changed, as the server wants it. */
+  #sources(): () => { readonly hostIps: readonly string[]; readonly networks: readonly Cidr[] } {
+    let from: NodeFacts | undefined;
+    let sources = { hostIps: [] as readonly string[], networks: [] as readonly Cidr[] };
+    return () => {
+      const facts = this.#parts.facts();
+      if (facts !== from) {
+        from = facts;
+        sources = { hostIps: facts.addresses, networks: facts.podCidrs };
+      }
+      return sources;
+    };
+  }
+}
+
+async function dnsConfig({ config, cidrs }: DnsModuleParts): Promise<DnsConfig> {
+  const { parseUpstream } = await import("../lib/dns/resolvconf.ts");
+  const { zone, extraZones, upstreams } = config.dns;
+  return {
+    ...DEFAULT_DNS_CONFIG,
+    zones: [zone, ...extraZones],
+    upstreams: upstreams.map((text) => {
+      const spec = parseUpstream(text);
+      if (spec) return spec;
+      throw new MeshError("CONFIG_INVALID", `dns.upstreams holds ${text}, which is no address`, {
+        hint: "1.1.1.1 or 1.1.1.1:53",
+      });
+    }),
+    reverseNetworks: cidrs.map(cidrText),
+  };
+}
+
+function readText(path: string): string | undefined {
+  try {
+    return Deno.readTextFileSync(path);
+  } catch {
+    return undefined;
+  }
+}

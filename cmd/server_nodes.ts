@@ -1,0 +1,58 @@
+/** Admin routes about enrolled nodes. */
+import type { AdminRoute } from "../lib/admin.ts";
+import { MeshError } from "../lib/errors.ts";
+import type { RevocationList } from "../lib/identity/revocation.ts";
+import type { ListedNode } from "./node.ts";
+import type { RunningServer } from "./server.ts";
+
+export function nodeRoutes(server: RunningServer): AdminRoute[] {
+  const { identity, control } = server;
+  /** Tells every agent, and cuts connections of whoever is on the list now. */
+  const publish = (list: RevocationList | undefined) => {
+    if (!list) return;
+    control.pushRevocations((peer) => identity.trust.revocations.find({ ...peer, serial: "" }) !== undefined);
+  };
+  const known = (name: string) => {
+    if (identity.enrolments.get(name)) return;
+    throw new MeshError("UNKNOWN_NODE", `No node ${name} is enrolled`, { hint: "edgemesh node list" });
+  };
+  return [
+    {
+      method: "GET",
+      path: "/v1/nodes",
+      changes: false,
+      handle: () =>
+        identity.enrolments.list().map(({ node, keyHash, enrolledAt }): ListedNode => {
+          const revoked = identity.trust.revocations.find({ node, keyHash, serial: "" });
+          return {
+            node,
+            keyHash,
+            enrolledAt: new Date(enrolledAt).toISOString(),
+            online: control.online(node),
+            ...(revoked ? { revoked: revoked.reason } : {}),
+          };
+        }),
+    },
+    {
+      method: "DELETE",
+      path: "/v1/nodes/*",
+      changes: true,
+      handle: async (_request, name) => {
+        known(name);
+        publish(await identity.revoke("node", name, "removed by an operator"));
+        return {};
+      },
+    },
+    {
+      method: "POST",
+      path: "/v1/node-reset/*",
+      changes: true,
+      handle: async (_request, name) => {
+        known(name);
+        publish(await identity.removeNode(name));
+        publish(await identity.liftRevocation("node", name));
+        return {};
+      },
+    },
+  ];
+}
