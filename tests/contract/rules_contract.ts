@@ -52,6 +52,7 @@ const AGENT_PORT = 19001;
 /** Who answers on the machine: endpoints of this node, and the agent's listeners. */
 export const SERVERS: readonly IpPort[] = [
   ...["10.1.0.5", "10.1.0.6", "10.1.0.7", "fd00:1::5", "fd00:1::6"].map((ip) => ({ ip, port: 8080 })),
+  ...Array.from({ length: 18 }, (_, i) => ({ ip: `10.1.0.${5 + i % 3}`, port: 8000 + i })),
   { ip: MACHINE.mesh4, port: AGENT_PORT },
   { ip: MACHINE.mesh6, port: AGENT_PORT },
 ];
@@ -172,6 +173,35 @@ export function rulesContract(name: string, open: () => Promise<RulesBench>, onl
     });
   });
 
+  test("many endpoints: a tree of chains, shares still exact", async (bench) => {
+    // Nineteen slots: more than one chain holds, and groups of unequal size. One of them is the agent's.
+    const many = Array.from({ length: 18 }, (_, i) => ({ ip: `10.1.0.${5 + i % 3}`, node: `n1`, port: 8000 + i }));
+    const ruleset = rules({
+      services: [service("shop/web", { clusterIPs: [VIP] })],
+      slices: [
+        ...many.map((e) => slice("shop/web", [{ ip: e.ip, node: "n1" }], [{ port: e.port }])),
+        slice("shop/web", [away(1)]),
+      ],
+    });
+    await bench.apply(ruleset);
+    const seen = await times(38, bench, tcp(VIP));
+    assert.equal(Object.keys(seen).length, 19);
+    assert.ok(Object.values(seen).every((n) => n === 2), JSON.stringify(seen));
+    await bench.apply(rules(web([here(5), here(6)]), {}, ruleset));
+    assert.deepEqual(await times(2, bench, tcp(VIP)), { "10.1.0.5:8080": 1, "10.1.0.6:8080": 1 });
+  });
+
+  test("source hash: a client stays where it is", async (bench) => {
+    await bench.apply(
+      rules(web([here(5), here(6), here(7), { ip: "fd00:1::5", node: "n1" }, { ip: "fd00:1::6", node: "n1" }]), {
+        balance: "source-hash",
+      }),
+    );
+    for (const ask of [tcp(VIP, "pod"), tcp(VIP6, "pod")]) {
+      assert.deepEqual(Object.values(await times(5, bench, ask)), [5]);
+    }
+  });
+
   test("agent-bound endpoints get their share through the listener, also when all are", async (bench) => {
     await bench.apply(rules(web([here(5), away(1), away(2)])));
     const agent = `${MACHINE.mesh4}:${AGENT_PORT}`;
@@ -225,8 +255,8 @@ export function rulesContract(name: string, open: () => Promise<RulesBench>, onl
     await bench.apply(first);
     const before = server(await bench.ask(tcp("10.96.0.11")));
     const second = rules(literals(7), {}, first);
-    // One endpoint replaced: its slot is deleted and added, and its pod may now be its own client. Nothing else.
-    assert.deepEqual(await bench.apply(second), { operations: 3 });
+    // One endpoint replaced: its Service's chain is filled anew, and its pod may now be its own client. Nothing else.
+    assert.deepEqual(await bench.apply(second), { operations: 2 });
     assert.deepEqual(await times(4, bench, tcp(VIP)), { "10.1.0.5:8080": 2, "10.1.0.7:8080": 2 });
     assert.notEqual(server(await bench.ask(tcp("10.96.0.11"))), before);
     assert.deepEqual(await bench.apply(rules(literals(7), {}, second)), { operations: 0 });
@@ -279,9 +309,6 @@ export function rulesContract(name: string, open: () => Promise<RulesBench>, onl
   test("the listing shows what was applied", async (bench) => {
     await bench.apply(rules(web([here(5), here(6), away(1)]), { refuseCidrs: [parseCidr(MACHINE.serviceCidr4)!] }));
     const { sets } = (await bench.list())[TABLE]!;
-    for (const set of [sets["slots-tcp4"], sets["slots-udp4"]]) {
-      assert.deepEqual(set, { [`${VIP} . 80 . 0`]: "10.1.0.5 . 8080", [`${VIP} . 80 . 1`]: "10.1.0.6 . 8080" });
-    }
     assert.deepEqual(sets.vips6, { [VIP6]: "" });
     assert.deepEqual(sets.refused4, { [cidrText(parseCidr(MACHINE.serviceCidr4)!)]: "" });
     assert.deepEqual(sets.services4, {
@@ -312,7 +339,8 @@ export function rulesContract(name: string, open: () => Promise<RulesBench>, onl
     for (
       const script of [
         `flush chain inet ${TABLE} dispatch`,
-        `flush map inet ${TABLE} slots-tcp4`,
+        `flush map inet ${TABLE} services4`,
+        `flush chain inet ${TABLE} svc-shop/web/tcp/80/v4/in`,
         `add element inet ${TABLE} vips4 { 10.96.7.7 }`,
         `add rule inet ${TABLE} dispatch accept`,
         `delete table inet ${TABLE}`,

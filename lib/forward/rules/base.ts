@@ -11,13 +11,11 @@
  */
 import type { Family } from "../../addr.ts";
 import type { NodeFacts } from "../facts.ts";
-import type { PlannedPort } from "../plan_model.ts";
 import {
   AGENT_TABLE,
   type AtomType,
   type Chain,
   type Field,
-  type Pick,
   type Rule,
   type SetSpec,
   TABLE,
@@ -28,9 +26,6 @@ const PRIORITY_AGENT = -115;
 const PRIORITY_PERSISTENT = -110;
 /** After everything that could still want to see the real source, before `srcnat` (100). */
 const PRIORITY_SOURCE = 90;
-/** Fixed, so that the same client meets the same slot after a restart. */
-const SOURCE_SEED = 0x65646765;
-
 const KEY: readonly Field[] = ["daddr", "proto", "dport"];
 const NODE_KEY: readonly Field[] = ["proto", "dport"];
 
@@ -38,29 +33,6 @@ const NODE_KEY: readonly Field[] = ["proto", "dport"];
 export function staticTables(facts: NodeFacts, previous: readonly Table[] | undefined): readonly Table[] {
   const next = [persistentTable(facts), agentTable(facts)];
   return previous && JSON.stringify(previous) === JSON.stringify(next) ? previous : next;
-}
-
-/** The chain that spreads one Service port over its slots. */
-export function chainFor(name: string, port: PlannedPort, slots: number, nodePort: boolean): Chain {
-  const pick: Pick = port.balance === "source-hash"
-    ? { pick: "source", mod: slots, seed: SOURCE_SEED }
-    : { pick: port.balance === "random" ? "random" : "turn", mod: slots };
-  const protocol = port.protocol === "TCP" ? "tcp" : "udp";
-  const key: readonly Field[] = nodePort ? ["dport"] : ["daddr", "dport"];
-  return {
-    name,
-    rules: [{
-      family: port.family,
-      protocol,
-      match: [],
-      action: { dnat: [...key, pick], map: slotsName(protocol, port.family, nodePort) },
-    }],
-  };
-}
-
-/** The map that holds the slots of a protocol's ports. */
-export function slotsName(protocol: "tcp" | "udp", family: Family, nodePort: boolean): string {
-  return `${nodePort ? "nodeport-" : ""}slots-${protocol}${family}`;
 }
 
 function persistentTable(facts: NodeFacts): Table {
@@ -130,10 +102,6 @@ function forwardingSets(): SetSpec[] {
       { name: `services${family}`, key, value: "verdict" },
       { name: `nodeport-single${family}`, key: ["proto", "port"], value: target },
       { name: `nodeport-services${family}`, key: ["proto", "port"], value: "verdict" },
-      ...(["tcp", "udp"] as const).flatMap((protocol): SetSpec[] => [
-        { name: slotsName(protocol, family, false), key: [ip(family), "port", "u32"], value: target, protocol },
-        { name: slotsName(protocol, family, true), key: ["port", "u32"], value: target, protocol },
-      ]),
     ];
   });
 }

@@ -1,8 +1,7 @@
 /**
  * Plan → ruleset. Pure.
  *
- * A Service port with one endpoint is a single map element. With several, a chain of its own picks a slot: the counter
- * of its rule is the Service's own, so round robin is exact however other Services' connections interleave. A port
+ * A Service port with one endpoint is a single map element; with several, chains of its own spread connections. A port
  * with any agent-bound slot stands, with *all* its slots, in the agent's table, which is asked first; the persistent
  * table holds only its kernel-way slots. When the agent's table goes, the kernel-way slots take over, and where there
  * are none connections are refused: never a black hole.
@@ -10,7 +9,7 @@
 import { cidrText, familyOf } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
 import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan_model.ts";
-import { chainFor, slotsName, staticTables } from "./base.ts";
+import { staticTables } from "./base.ts";
 import {
   AGENT_TABLE,
   type Atom,
@@ -21,6 +20,7 @@ import {
   TABLE,
   type TableFragment,
 } from "./ruleset.ts";
+import { spreadChains, type Target } from "./spread.ts";
 
 /** Where the agent takes the connections that the kernel cannot bring to their endpoint. */
 export interface AgentListeners {
@@ -91,39 +91,34 @@ function addFrontend(place: Place, verdict: Verdict, listener: IpPort | undefine
   if (verdict.verdict === "drop") return persistent.verdict(port, frontend, "drop");
   const slots = verdict.verdict === "forward" ? verdict.slots : [];
   const kernel = slots.filter((slot) => slot.way === "kernel");
-  if (kernel.length > 0) spread(place, persistent, kernel.map((slot) => slot.endpoint));
+  if (kernel.length > 0) spread(place, persistent, kernelTargets(kernel));
   // Other ports of these addresses are not ours to refuse, so this one is refused by name.
   else if (frontend.kind !== "cluster-ip") persistent.verdict(port, frontend, { goto: "refuse" });
   if (kernel.length === slots.length || !listener) return;
   spread(place, agent, targetsWithAgent(slots, listener));
 }
 
-/** Kernel-way slots go to their endpoint, all others to the agent; alone in it, the agent needs one entry only. */
-function targetsWithAgent(slots: readonly Slot[], listener: IpPort): readonly IpPort[] {
-  if (slots.every((slot) => slot.way !== "kernel")) return [listener];
-  return slots.map((slot) => slot.way === "kernel" ? slot.endpoint : listener);
+/** Kernel-way slots go to their endpoint; all others are one target that gets their share. */
+function targetsWithAgent(slots: readonly Slot[], listener: IpPort): readonly Target[] {
+  const kernel = kernelTargets(slots.filter((slot) => slot.way === "kernel"));
+  return [...kernel, { to: listener, share: slots.length - kernel.length }];
 }
 
-function spread(place: Place, part: Part, targets: readonly IpPort[]): void {
+function kernelTargets(slots: readonly Slot[]): readonly Target[] {
+  return slots.map((slot) => ({ to: slot.endpoint, share: 1 }));
+}
+
+function spread(place: Place, part: Part, targets: readonly Target[]): void {
   const { port, frontend, scope } = place;
-  const key = frontendAtoms(port, frontend);
-  const node = frontend.kind === "node-port" ? "nodeport-" : "";
   if (targets.length === 1) {
-    part.element(`${node}single${port.family}`, { key, value: [targets[0]!.ip, targets[0]!.port] });
-    return;
+    const { to } = targets[0]!;
+    const set = `${frontend.kind === "node-port" ? "nodeport-" : ""}single${port.family}`;
+    return part.element(set, { key: frontendAtoms(port, frontend), value: [to.ip, to.port] });
   }
   const name =
-    `svc-${port.namespace}/${port.service}/${port.protocol.toLowerCase()}/${port.port}/v${port.family}/${scope}${
-      node ? "/np" : ""
-    }`;
-  part.chain(chainFor(name, port, targets.length, node !== ""));
+    `svc-${port.namespace}/${port.service}/${port.protocol.toLowerCase()}/${port.port}/v${port.family}/${scope}`;
+  part.spread(name, port, targets);
   part.verdict(port, frontend, { goto: name });
-  const slots = slotsName(port.protocol === "TCP" ? "tcp" : "udp", port.family, node !== "");
-  // The chain is of one protocol, so its slots are keyed without.
-  const at = node ? [frontend.port] : [frontend.ip, frontend.port];
-  targets.forEach((target, slot) => {
-    part.element(slots, { key: [...at, slot], value: [target.ip, target.port] });
-  });
 }
 
 function frontendAtoms(port: PlannedPort, frontend: Frontend): Atom[] {
@@ -160,8 +155,10 @@ class Part {
     this.element(`${node}services${port.family}`, { key: frontendAtoms(port, frontend), value });
   }
 
-  chain(chain: Chain): void {
-    this.#chains.set(chain.name, chain);
+  /** The chains that spread connections over targets; one tree serves all addresses of a scope. */
+  spread(name: string, port: PlannedPort, targets: readonly Target[]): void {
+    if (this.#chains.has(name)) return;
+    for (const chain of spreadChains(name, port, targets)) this.#chains.set(chain.name, chain);
   }
 
   done(): TableFragment | undefined {

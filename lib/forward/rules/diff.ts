@@ -17,7 +17,7 @@ class Plan {
   readonly tables: Operation[] = [];
   readonly chains: Operation[] = [];
   readonly fills: Operation[] = [];
-  readonly gone: Operation[] = [];
+  readonly gone = new Map<string, string[]>();
   readonly removed = new Map<string, Map<string, Element[]>>();
   readonly added = new Map<string, Map<string, Element[]>>();
 
@@ -29,6 +29,12 @@ class Plan {
     else sets.set(set, [element]);
   }
 
+  goes(table: string, chain: string): void {
+    const names = this.gone.get(table);
+    if (names) names.push(chain);
+    else this.gone.set(table, [chain]);
+  }
+
   operations(): Operation[] {
     const out = [...this.tables, ...this.chains];
     for (const [op, from] of [["delete", this.removed], ["add", this.added]] as const) {
@@ -36,7 +42,8 @@ class Plan {
         for (const [set, elements] of sets) out.push({ op, table, set, elements });
       }
     }
-    return [...out, ...this.fills, ...this.gone];
+    const gone = [...this.gone].map(([table, names]): Operation => ({ op: "delete-chains", table, names }));
+    return [...out, ...this.fills, ...gone];
   }
 }
 
@@ -107,7 +114,7 @@ function addAll(plan: Plan, part: TableFragment): void {
 
 function addChain(plan: Plan, table: string, chain: Chain): void {
   plan.chains.push({ op: "add-chain", table, chain });
-  plan.fills.push({ op: "fill-chain", table, chain });
+  plan.fills.push({ op: "fill-chain", table, chain, fresh: true });
 }
 
 function diffPart(plan: Plan, before: TableFragment, after: TableFragment): void {
@@ -118,7 +125,7 @@ function diffPart(plan: Plan, before: TableFragment, after: TableFragment): void
     else if (chainTag(old) !== chainTag(chain)) plan.fills.push({ op: "fill-chain", table, chain });
   }
   for (const old of before.chains) {
-    if (!after.chains.some((c) => c.name === old.name)) plan.gone.push({ op: "delete-chain", table, name: old.name });
+    if (!after.chains.some((c) => c.name === old.name)) plan.goes(table, old.name);
   }
   const names = new Set([...before.sets, ...after.sets].map((s) => s.set));
   for (const set of names) {
@@ -171,7 +178,7 @@ function repairChains(plan: Plan, table: Table, parts: readonly TableFragment[],
     }
   }
   for (const name of held.chains.keys()) {
-    if (!wanted.has(name)) plan.gone.push({ op: "delete-chain", table: table.name, name });
+    if (!wanted.has(name)) plan.goes(table.name, name);
   }
 }
 

@@ -90,10 +90,16 @@ function applyTo(tables: Map<string, FakeTable>, op: Operation): void {
       checkReferences(table, op.chain);
       table.chains.set(op.chain.name, op.chain);
       return;
-    case "delete-chain":
-      if (!table.chains.has(op.name)) throw refusal(`no chain ${op.name} in ${op.table}`);
-      if (isReferenced(table, op.name)) throw refusal(`chain ${op.name} is in use`);
-      table.chains.delete(op.name);
+    case "delete-chains":
+      for (const name of op.names) {
+        const chain = table.chains.get(name);
+        if (!chain) throw refusal(`no chain ${name} in ${op.table}`);
+        table.chains.set(name, { ...chain, rules: [] });
+      }
+      for (const name of op.names) {
+        if (isReferenced(table, name)) throw refusal(`chain ${name} is in use`);
+        table.chains.delete(name);
+      }
       return;
     case "add":
       for (const element of op.elements) addElement(table, op.set, element);

@@ -8,9 +8,10 @@ export type Operation =
   | { readonly op: "delete-table"; readonly name: string }
   /** Makes an empty chain that elements and rules may refer to. */
   | { readonly op: "add-chain"; readonly table: string; readonly chain: Chain }
-  /** Replaces the rules of an existing chain. */
-  | { readonly op: "fill-chain"; readonly table: string; readonly chain: Chain }
-  | { readonly op: "delete-chain"; readonly table: string; readonly name: string }
+  /** Replaces the rules of an existing chain; `fresh`: the same transaction made it, so it has none. */
+  | { readonly op: "fill-chain"; readonly table: string; readonly chain: Chain; readonly fresh?: boolean }
+  /** Deletes chains that nothing else refers to any more; they may refer to each other. */
+  | { readonly op: "delete-chains"; readonly table: string; readonly names: readonly string[] }
   | { readonly op: "add"; readonly table: string; readonly set: string; readonly elements: readonly Element[] }
   | { readonly op: "delete"; readonly table: string; readonly set: string; readonly elements: readonly Element[] };
 

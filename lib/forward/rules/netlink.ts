@@ -92,10 +92,12 @@ export class NetlinkRules implements KernelRules {
       case "add-chain":
         return batch.addChain(op.table, op.chain.name, op.chain.hook);
       case "fill-chain":
-        batch.flushChain(op.table, op.chain.name);
+        if (!op.fresh) batch.flushChain(op.table, op.chain.name);
         return writeRules(batch, op.table, op.chain);
-      case "delete-chain":
-        return batch.deleteChain(op.table, op.name);
+      case "delete-chains":
+        for (const name of op.names) batch.flushChain(op.table, name);
+        for (const name of op.names) batch.deleteChain(op.table, name);
+        return;
       case "add":
         return batch.addElements(op.table, op.set, this.#encode(op.table, op.set, op.elements));
       case "delete":

@@ -41,12 +41,6 @@ export function encodeAtom(atom: Atom, type: AtomType): Uint8Array {
       return Uint8Array.of(protocolNumber(atom));
     case "port":
       return Uint8Array.of(Number(atom) >> 8, Number(atom) & 0xff);
-    case "u32": {
-      // What numgen and jhash leave in a register is in host order.
-      const out = new Uint8Array(4);
-      new DataView(out.buffer).setUint32(0, Number(atom), true);
-      return out;
-    }
     case "ifname": {
       const out = new Uint8Array(fieldBytes(type));
       out.set(new TextEncoder().encode(String(atom)).subarray(0, out.length - 1));
@@ -64,8 +58,6 @@ function decodeAtom(bytes: Uint8Array, type: AtomType): string {
       return PROTOCOL_NAMES[bytes[0]!] ?? String(bytes[0]);
     case "port":
       return String(bytes[0]! << 8 | bytes[1]!);
-    case "u32":
-      return String(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true));
     case "ifname": {
       const end = bytes.indexOf(0);
       return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));

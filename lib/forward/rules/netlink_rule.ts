@@ -13,6 +13,7 @@ import {
   fibDestinationType,
   generate,
   hash,
+  immediate,
   lookup,
   mask,
   masquerade,
@@ -22,6 +23,7 @@ import {
   REGISTER_0,
   REGISTERS,
   reject,
+  toNetworkOrder,
   update,
   verdict,
 } from "../../linux/nftables/expressions.ts";
@@ -47,6 +49,12 @@ export function writeRule(w: ExpressionWriter, rule: Rule): void {
 }
 
 function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
+  if ("pick" in match) {
+    loadPick(w, match.pick, family, REGISTER_0);
+    if (match.below === 1) return compare(w, REGISTER_0, host32(0));
+    toNetworkOrder(w, REGISTER_0);
+    return compare(w, REGISTER_0, network32(match.below), "less");
+  }
   if ("fields" in match) return lookup(w, match.in, load(w, match.fields, family).start);
   if ("state" in match) {
     if (match.state === "to-host") {
@@ -55,7 +63,7 @@ function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
     }
     ct(w, CT.STATUS, REGISTER_0);
     mask(w, REGISTER_0, host32(CT_STATUS_DNAT));
-    return compare(w, REGISTER_0, host32(0), true);
+    return compare(w, REGISTER_0, host32(0), "not");
   }
   loadField(w, match.field, family, REGISTER_0);
   const not = "isNot" in match;
@@ -63,7 +71,7 @@ function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
   const type = typeOf(match.field, family);
   const cidr = typeof value === "string" && value.includes("/") ? parseCidr(value) : undefined;
   if (cidr) mask(w, REGISTER_0, prefixMask(cidr.bits, fieldBytes(type)));
-  compare(w, REGISTER_0, encodeAtom(cidr ? cidr.ip : value, type), not);
+  compare(w, REGISTER_0, encodeAtom(cidr ? cidr.ip : value, type), not ? "not" : "equal");
 }
 
 function writeAction(w: ExpressionWriter, action: Action, family: Family): void {
@@ -78,35 +86,35 @@ function writeAction(w: ExpressionWriter, action: Action, family: Family): void 
     const value = load(w, action.value, family, key.end);
     return update(w, action.map, { key: key.start, value: value.start, timeoutMs: action.seconds * 1000 });
   }
-  const key = load(w, action.dnat, family);
-  // The value overwrites the key, which is not needed any more: an address, then a port in the next free register.
-  lookup(w, action.map, key.start, key.start);
-  dnat(w, nfproto(family), key.start, key.start + paddedBytes(family === 4 ? "ipv4" : "ipv6") / 4);
+  const port = REGISTER_0 + paddedBytes(family === 4 ? "ipv4" : "ipv6") / 4;
+  if ("to" in action) {
+    immediate(w, encodeAtom(action.to.ip, family === 4 ? "ipv4" : "ipv6"), REGISTER_0);
+    immediate(w, encodeAtom(action.to.port, "port"), port);
+  } else {
+    // The value overwrites the key, which is not needed any more: an address, then a port in the next free register.
+    lookup(w, action.map, load(w, action.dnat, family).start, REGISTER_0);
+  }
+  dnat(w, nfproto(family), REGISTER_0, port);
 }
 
 /** Loads values one behind the other; `end` is the first register that is free. */
 function load(
   w: ExpressionWriter,
-  parts: readonly (Field | Pick)[],
+  fields: readonly Field[],
   family: Family,
   start = REGISTER_0,
 ): { readonly start: number; readonly end: number } {
   let at = start;
-  for (const part of parts) {
-    if (typeof part === "string") {
-      loadField(w, part, family, at);
-      at += paddedBytes(typeOf(part, family)) / 4;
-    } else {
-      loadPick(w, part, family, at);
-      at += 1;
-    }
+  for (const field of fields) {
+    loadField(w, field, family, at);
+    at += paddedBytes(typeOf(field, family)) / 4;
   }
   if (at > REGISTER_0 + REGISTERS) throw new MeshError("INTERNAL", `A key of ${at - start} registers does not fit`);
   return { start, end: at };
 }
 
 function loadPick(w: ExpressionWriter, pick: Pick, family: Family, register: number): void {
-  if (pick.pick !== "source") return generate(w, pick.mod, pick.pick === "random", register);
+  if (pick.by !== "source") return generate(w, pick.mod, pick.by === "random", register);
   const type = typeOf("saddr", family);
   loadField(w, "saddr", family, register);
   hash(w, { from: register, length: fieldBytes(type), modulus: pick.mod, seed: pick.seed }, register);
@@ -159,6 +167,12 @@ function nfproto(family: Family): number {
 function host32(value: number): Uint8Array {
   const out = new Uint8Array(4);
   new DataView(out.buffer).setUint32(0, value, true);
+  return out;
+}
+
+function network32(value: number): Uint8Array {
+  const out = new Uint8Array(4);
+  new DataView(out.buffer).setUint32(0, value, false);
   return out;
 }
 

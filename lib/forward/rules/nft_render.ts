@@ -1,5 +1,5 @@
 /** Operations → `nft` script. Pure. Works with nft 0.9.8 (Debian 11) and later: no syntax newer than that. */
-import type { Family } from "../../addr.ts";
+import { type Family, hostPort } from "../../addr.ts";
 import { assertNever } from "../../errors.ts";
 import type { Operation } from "./kernel.ts";
 import {
@@ -23,18 +23,7 @@ const TYPES: Record<AtomType, string> = {
   ipv6: "ipv6_addr",
   proto: "inet_proto",
   port: "inet_service",
-  u32: "integer",
   ifname: "ifname",
-};
-
-/** Expressions to declare the types of a set by where plain type names do not do (`integer` has no length). */
-const TYPEOF: Record<AtomType, string> = {
-  ipv4: "ip daddr",
-  ipv6: "ip6 daddr",
-  proto: "meta l4proto",
-  port: "th dport",
-  u32: "numgen inc mod 2",
-  ifname: "iifname",
 };
 
 /** One script for `nft -f -`: applied as one transaction. */
@@ -55,10 +44,11 @@ function renderOperation(op: Operation, lines: string[]): void {
       lines.push(`add chain inet ${op.table} ${op.chain.name}${hookText(op.chain)}`);
       return;
     case "fill-chain":
-      lines.push(`flush chain inet ${op.table} ${op.chain.name}`);
+      if (!op.fresh) lines.push(`flush chain inet ${op.table} ${op.chain.name}`);
       return renderRules(op.table, op.chain, lines);
-    case "delete-chain":
-      lines.push(`flush chain inet ${op.table} ${op.name}`, `delete chain inet ${op.table} ${op.name}`);
+    case "delete-chains":
+      for (const name of op.names) lines.push(`flush chain inet ${op.table} ${name}`);
+      for (const name of op.names) lines.push(`delete chain inet ${op.table} ${name}`);
       return;
     case "add":
     case "delete":
@@ -78,11 +68,8 @@ function renderTable(table: Table, lines: string[]): void {
 }
 
 function setText(table: string, set: SetSpec): string {
-  const byExpression = set.key.includes("u32");
-  // `th dport` would be the plain expression, but nft 1.0.6 cannot read such a set back.
-  const names = byExpression ? { ...TYPEOF, port: `${set.protocol ?? "th"} dport` } : TYPES;
-  const types = (list: readonly AtomType[]) => list.map((t) => names[t]).join(" . ");
-  let type = `${byExpression ? "typeof" : "type"} ${types(set.key)}`;
+  const types = (list: readonly AtomType[]) => list.map((t) => TYPES[t]).join(" . ");
+  let type = `type ${types(set.key)}`;
   if (set.value) type += ` : ${set.value === "verdict" ? "verdict" : types(set.value)}`;
   const flags = [...(set.interval ? ["interval"] : []), ...(set.learned === undefined ? [] : ["dynamic", "timeout"])];
   if (flags.length > 0) type += ` ; flags ${flags.join(",")}`;
@@ -118,29 +105,32 @@ function renderRules(table: string, chain: Chain, lines: string[]): void {
 /** One rule without its comment. */
 export function ruleText(rule: Rule): string {
   const parts: string[] = [];
-  const family = rule.family;
-  // Only rules that would not name the family by themselves need it said.
-  if (family !== undefined && !mentionsFamily(rule)) parts.push(`meta nfproto ipv${family}`);
+  // Rules that read addresses name the family by that.
+  if (rule.family !== undefined && !readsAddresses(rule)) parts.push(`meta nfproto ipv${rule.family}`);
+  if (rule.protocol !== undefined) parts.push(`meta l4proto ${rule.protocol}`);
   for (const match of rule.match) parts.push(matchText(match, rule));
   parts.push(actionText(rule.action, rule));
   return parts.join(" ");
 }
 
-function mentionsFamily(rule: Rule): boolean {
-  const action = rule.action;
-  const fields: (Field | Pick)[] = rule.match.flatMap((m): Field[] =>
-    "fields" in m ? [...m.fields] : "field" in m ? [m.field] : []
-  );
-  if (typeof action === "object") {
-    if ("dnat" in action) return true;
-    if ("vmap" in action) fields.push(...action.vmap);
-    if ("learn" in action) fields.push(...action.learn);
-  }
-  return fields.some((f) => f === "saddr" || f === "daddr");
+function readsAddresses(rule: Rule): boolean {
+  const { action } = rule;
+  const fields = rule.match.flatMap((m): readonly Field[] => "fields" in m ? m.fields : "field" in m ? [m.field] : []);
+  const more = typeof action === "string"
+    ? []
+    : "dnat" in action
+    ? action.dnat
+    : "vmap" in action
+    ? action.vmap
+    : "learn" in action
+    ? action.learn
+    : [];
+  return [...fields, ...more].some((f) => f === "saddr" || f === "daddr");
 }
 
 function matchText(match: Match, rule: Rule): string {
   if ("fields" in match) return `${match.fields.map((f) => fieldText(f, rule)).join(" . ")} @${match.in}`;
+  if ("pick" in match) return `${pickText(match.pick, rule.family)} < ${match.below}`;
   if ("state" in match) return match.state === "dnat" ? "ct status dnat" : "fib daddr type local";
   const value = "is" in match ? match.is : match.isNot;
   return `${fieldText(match.field, rule)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
@@ -159,12 +149,13 @@ function actionText(action: Action, rule: Rule): string {
     const value = action.value.map((f) => fieldText(f, rule)).join(" . ");
     return `update @${action.map} { ${key} timeout ${action.seconds}s : ${value} }`;
   }
-  const key = action.dnat.map((part) => typeof part === "string" ? fieldText(part, rule) : pickText(part, rule.family));
-  return `dnat ${familyText(rule.family)} to ${key.join(" . ")} map @${action.map}`;
+  const dnat = `dnat ${familyText(rule.family)} to`;
+  if ("to" in action) return `${dnat} ${hostPort(action.to)}`;
+  return `${dnat} ${action.dnat.map((f) => fieldText(f, rule)).join(" . ")} map @${action.map}`;
 }
 
 function pickText(pick: Pick, family: Family | undefined): string {
-  switch (pick.pick) {
+  switch (pick.by) {
     case "turn":
       return `numgen inc mod ${pick.mod}`;
     case "random":
@@ -174,7 +165,7 @@ function pickText(pick: Pick, family: Family | undefined): string {
   }
 }
 
-function fieldText(field: Field, { family, protocol }: Rule): string {
+function fieldText(field: Field, { family }: Rule): string {
   switch (field) {
     case "saddr":
     case "daddr":
@@ -182,7 +173,7 @@ function fieldText(field: Field, { family, protocol }: Rule): string {
     case "proto":
       return "meta l4proto";
     case "dport":
-      return `${protocol ?? "th"} dport`;
+      return "th dport";
     case "iifname":
     case "oifname":
       return field;

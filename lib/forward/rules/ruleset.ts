@@ -4,13 +4,14 @@
  * one *fragment* per Service, so that a change of one Service is found by comparing references.
  */
 import type { Family } from "../../addr.ts";
+import type { IpPort } from "../../net.ts";
 
 /** Table that stays when the agent goes: kernel-way Services, and refusal of everything else. */
 export const TABLE = "edgemesh";
 /** Table that ends with the agent: entries that point at its listeners. */
 export const AGENT_TABLE = "edgemesh-agent";
 
-export type AtomType = "ipv4" | "ipv6" | "proto" | "port" | "u32" | "ifname";
+export type AtomType = "ipv4" | "ipv6" | "proto" | "port" | "ifname";
 /** An address, protocol or interface as text; a port or number as a number. */
 export type Atom = string | number;
 
@@ -19,8 +20,6 @@ export interface SetSpec {
   readonly key: readonly AtomType[];
   /** Undefined: a set. "verdict": a verdict map. Otherwise a map to these types. */
   readonly value?: readonly AtomType[] | "verdict";
-  /** The ports in it are of this protocol; not needed where the protocol is part of the key. */
-  readonly protocol?: "tcp" | "udp";
   /** Elements are networks (`10.96.0.0/12`). */
   readonly interval?: boolean;
   /** Filled by the packet path, at most so many elements. Never listed, compared or replaced by us. */
@@ -48,20 +47,25 @@ export type Field =
 
 /** A number from 0 to `mod` - 1. */
 export type Pick =
-  | { readonly pick: "turn" | "random"; readonly mod: number }
-  | { readonly pick: "source"; readonly mod: number; readonly seed: number };
+  /** Counts the packets that come to this rule. */
+  | { readonly by: "turn" | "random"; readonly mod: number }
+  | { readonly by: "source"; readonly mod: number; readonly seed: number };
 
 export type Match =
   | { readonly field: Field; readonly is: Atom }
   | { readonly field: Field; readonly isNot: Atom }
   | { readonly fields: readonly Field[]; readonly in: string }
+  /** The number picked is less than `below`. */
+  | { readonly pick: Pick; readonly below: number }
   /** The connection's destination was rewritten. */
   | { readonly state: "dnat" }
   /** The destination is an address of this host. */
   | { readonly state: "to-host" };
 
 export type Action =
-  | { readonly dnat: readonly (Field | Pick)[]; readonly map: string }
+  /** Rewrites the destination to what the map has for these values; goes on when it has nothing. */
+  | { readonly dnat: readonly Field[]; readonly map: string }
+  | { readonly to: IpPort }
   | { readonly vmap: readonly Field[]; readonly map: string }
   | { readonly jump: string }
   | { readonly goto: string }

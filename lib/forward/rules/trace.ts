@@ -84,7 +84,7 @@ class Walk {
     for (const rule of chain.rules) {
       if (rule.family !== undefined && rule.family !== this.#family) continue;
       if (rule.protocol !== undefined && rule.protocol !== this.#packet.protocol) continue;
-      if (!rule.match.every((m) => this.#matches(table, m))) continue;
+      if (!rule.match.every((m) => this.#matches(table, rule, m))) continue;
       const outcome = this.#act(table, name, rule);
       if (outcome === "end") return "continue";
       if (outcome !== "continue") return outcome;
@@ -106,7 +106,11 @@ class Walk {
       if ("goto" in verdict) return this.#goto(table, name, verdict.goto);
       throw new MeshError("INTERNAL", `verdict map ${action.map} holds a value that is no verdict`);
     }
-    const key = action.dnat.map((part) => typeof part === "string" ? this.#field(part) : this.#pick(rule, part));
+    if ("to" in action) {
+      this.target = { to: action.to, table: name };
+      return "accept";
+    }
+    const key = action.dnat.map((f) => this.#field(f));
     const value = this.#find(table, action.map, key)?.value as readonly Atom[] | undefined;
     if (value === undefined) return "continue";
     this.target = { to: { ip: String(value[0]), port: Number(value[1]) }, table: name };
@@ -126,7 +130,8 @@ class Walk {
     return "continue";
   }
 
-  #matches(table: FakeTable, match: Match): boolean {
+  #matches(table: FakeTable, rule: Rule, match: Match): boolean {
+    if ("pick" in match) return this.#pick(rule, match.pick) < match.below;
     if ("in" in match) return this.#find(table, match.in, match.fields.map((f) => this.#field(f))) !== undefined;
     if ("state" in match) {
       if (match.state === "dnat") return this.target !== undefined;
@@ -149,7 +154,7 @@ class Walk {
   }
 
   #pick(rule: Rule, pick: Pick): number {
-    switch (pick.pick) {
+    switch (pick.by) {
       case "turn": {
         const turn = this.#turns.get(rule) ?? 0;
         this.#turns.set(rule, (turn + 1) % pick.mod);

@@ -32,21 +32,20 @@ import {
 } from "./constants.ts";
 import { verdictData } from "./expressions.ts";
 import { MessageBuilder, NLM_F_ACK, NLM_F_APPEND, NLM_F_CREATE } from "../netlink_message.ts";
+import { STRUCT } from "../structs.ts";
 
 /** nfgenmsg of the batch markers: no family, version 0, the subsystem in network order. */
 const BATCH_HEADER = Uint8Array.of(NFPROTO_UNSPEC, 0, 0, NFNL_SUBSYS_NFTABLES);
 const INET_HEADER = Uint8Array.of(NFPROTO_INET, 0, 0, 0);
 
 /** Types of set keys and values. Each takes a multiple of 4 bytes in a concatenation. */
-export type FieldType = "ipv4" | "ipv6" | "proto" | "port" | "u32" | "ifname";
+export type FieldType = "ipv4" | "ipv6" | "proto" | "port" | "ifname";
 
 const FIELDS: Record<FieldType, { readonly bytes: number; readonly datatype: number }> = {
   ipv4: { bytes: 4, datatype: DATATYPE.IPV4 },
   ipv6: { bytes: 16, datatype: DATATYPE.IPV6 },
   proto: { bytes: 1, datatype: DATATYPE.PROTO },
   port: { bytes: 2, datatype: DATATYPE.SERVICE },
-  // A plain integer has no type number that nft prints; marks are integers of this size.
-  u32: { bytes: 4, datatype: DATATYPE.MARK },
   ifname: { bytes: IFNAME_BYTES, datatype: DATATYPE.IFNAME },
 };
 
@@ -81,6 +80,8 @@ const LIST_BYTES = 0xffff - 4;
 
 export class Batch {
   readonly #w: MessageBuilder;
+  /** Where the last message begins. */
+  #last = 0;
 
   /** `seq` is the socket's next sequence number. */
   constructor(seq: number) {
@@ -91,6 +92,9 @@ export class Batch {
   /** Ends the batch. `last` is the number of its last message that is acknowledged. */
   finish(): { readonly message: MessageBuilder; readonly last: number } {
     const last = this.#w.nextSeq - 1;
+    // Errors come for every message; one acknowledgement, of the last, says that all were taken. One for each would
+    // take longer to read than the batch to apply.
+    this.#w.bytes[this.#last + STRUCT.nlmsghdr.at.flags]! |= NLM_F_ACK;
     this.#w.message(NFNL_MSG_BATCH_END, 0, BATCH_HEADER);
     return { message: this.#w, last };
   }
@@ -126,8 +130,8 @@ export class Batch {
     });
   }
 
+  /** Deletes a chain that has no rules and to which nothing leads. */
   deleteChain(table: string, name: string): void {
-    this.flushChain(table, name);
     this.#send(MSG.DELCHAIN, 0, () => {
       this.#w.text(CHAIN.TABLE, table);
       this.#w.text(CHAIN.NAME, name);
@@ -230,8 +234,8 @@ export class Batch {
   }
 
   #send(type: number, flags: number, body: () => void): void {
-    // Every message asks for its acknowledgement: an error then names the message it belongs to.
-    this.#w.message(NFNL_SUBSYS_NFTABLES << 8 | type, flags | NLM_F_ACK, INET_HEADER, body);
+    this.#last = this.#w.bytes.length;
+    this.#w.message(NFNL_SUBSYS_NFTABLES << 8 | type, flags, INET_HEADER, body);
   }
 }
 

@@ -76,7 +76,7 @@ export const LIST_ELEM = 1;
 export const EXPR = { NAME: 1, DATA: 2 } as const;
 
 /** nft's data types, which tell `nft list` how to print a set; concatenations hold 6 bits each. */
-export const DATATYPE = { IPV4: 7, IPV6: 8, PROTO: 12, SERVICE: 13, MARK: 19, IFNAME: 41 } as const;
+export const DATATYPE = { IPV4: 7, IPV6: 8, PROTO: 12, SERVICE: 13, IFNAME: 41 } as const;
 export const DATATYPE_BITS = 6;
 /** Interface names take this many bytes in keys, padded with zeros. */
 export const IFNAME_BYTES = 16;

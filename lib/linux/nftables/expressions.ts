@@ -61,12 +61,38 @@ export function fibDestinationType(w: ExpressionWriter, register: number): void 
   });
 }
 
-/** Goes on only if the register equals (or, with `not`, differs from) the value. */
-export function compare(w: ExpressionWriter, register: number, value: Uint8Array, not = false): void {
+const COMPARISONS = { equal: 0, not: 1, less: 2 } as const;
+
+/** Goes on only if the register compares so with the value. "less" compares bytes: numbers in network order. */
+export function compare(
+  w: ExpressionWriter,
+  register: number,
+  value: Uint8Array,
+  how: keyof typeof COMPARISONS = "equal",
+): void {
   expression(w, "cmp", () => {
     w.be32(1, register);
-    w.be32(2, not ? 1 : 0);
+    w.be32(2, COMPARISONS[how]);
     w.nest(3, () => w.attr(DATA.VALUE, value));
+  });
+}
+
+/** Turns a 4-byte number in a register from host to network order. */
+export function toNetworkOrder(w: ExpressionWriter, register: number): void {
+  expression(w, "byteorder", () => {
+    w.be32(1, register);
+    w.be32(2, register);
+    w.be32(3, 1);
+    w.be32(4, 4);
+    w.be32(5, 4);
+  });
+}
+
+/** Puts a value into registers from this one on. */
+export function immediate(w: ExpressionWriter, value: Uint8Array, register: number): void {
+  expression(w, "immediate", () => {
+    w.be32(1, register);
+    w.nest(2, () => w.attr(DATA.VALUE, value));
   });
 }
 
