@@ -111,7 +111,7 @@ export class Links {
     link.give(frameBytes(TYPE.HELLO, 0, payload));
     if (this.#peer === 0 && this.#early === undefined && host.sender.log.sent === 0) {
       this.#early = link;
-      host.sender.use(link, 0);
+      host.sender.use(link);
     }
     return link;
   }
@@ -141,11 +141,11 @@ export class Links {
     if (decision.kind === "refuse") return decision;
     if (decision.kind === "restart") {
       this.#host.restarted();
-      sender.use(link, 0);
+      sender.use(link);
     } else if (sender.link !== link) {
       if (!log.rewind(decision.from)) return { reason: "PROTOCOL", detail: "HELLO names an offset inside a frame" };
       log.ack(decision.from);
-      sender.use(link, decision.from);
+      sender.use(link);
     }
     this.#peer = hello.instance;
     this.#unsure = false;

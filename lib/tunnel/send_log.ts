@@ -177,8 +177,14 @@ export class SendLog {
     batch.offset = this.#tx - batch.length;
   }
 
+  /** Offset of the next byte to be given to a carrier. */
+  get next(): number {
+    if (this.#cursor < this.#count) return this.#at(this.#cursor).offset + this.#skip;
+    return this.#open ? this.#tx - (this.#end - this.#start) : this.#tx;
+  }
+
   /** Gives the next sealed batch to `send`. Call only while {@link pending}. */
-  next(send: SendBatch): void {
+  ship(send: SendBatch): void {
     const batch = this.#at(this.#cursor++);
     const skip = this.#skip;
     this.#skip = 0;

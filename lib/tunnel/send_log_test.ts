@@ -17,7 +17,7 @@ function fresh(cap = 1 << 20): { log: SendLog; pool: BufferPool } {
 function sendAll(log: SendLog): Uint8Array[] {
   const batches: Uint8Array[] = [];
   log.seal();
-  while (log.pending) log.next((bytes, start, end) => batches.push(bytes.slice(start, end)));
+  while (log.pending) log.ship((bytes, start, end) => batches.push(bytes.slice(start, end)));
   return batches;
 }
 
@@ -78,7 +78,7 @@ Deno.test("after a rewind, what is acknowledged meanwhile is not sent again", ()
     sendAll(log);
   }
   assert.ok(log.rewind(18));
-  log.next(() => {});
+  log.ship(() => {});
   assert.ok(log.ack(54), "the peer had received more than its HELLO said");
   const rest = sendAll(log);
   assert.deepEqual(rest.map((b) => hex(rawFrames(b)[0]!.payload)), [hex(pattern.subarray(30, 40))]);
@@ -90,7 +90,7 @@ Deno.test("rewinding into a batch sends its rest, and leaves no room for an ACK 
   log.data(3, pattern, 10, 10);
   sendAll(log);
   assert.ok(log.rewind(18));
-  log.next((bytes, start, end, room) => {
+  log.ship((bytes, start, end, room) => {
     assert.equal(room, 0);
     assert.equal(hex(rawFrames(bytes.slice(start, end))[0]!.payload), hex(pattern.subarray(10, 20)));
   });
@@ -133,7 +133,7 @@ Deno.test("a batch may be as large as the carrier allows, with its ACK", () => {
   while (!log.full) done += log.data(1, pattern, done, 100_000);
   assert.ok(done > BATCH_ROOM - 1000);
   log.seal();
-  log.next((_bytes, start, end, room) => {
+  log.ship((_bytes, start, end, room) => {
     assert.equal(room, ACK_ROOM);
     assert.ok(end - start + room <= MAX_BATCH);
   });

@@ -40,7 +40,8 @@ export class Sender {
   #ackDue = false;
   #ackBytes = ACK_BYTES;
   // Uncounted frames that go with the next flush.
-  #resume = NONE;
+  /** Offset of the next counted byte as the peer expects it on this link; NONE = it was not told yet. */
+  #told = NONE;
   #ping = NONE;
   #pong = false;
   readonly #pongBytes = new Uint8Array(PING_SIZE);
@@ -83,17 +84,19 @@ export class Sender {
     return this.#link !== undefined && !this.#link.busy;
   }
 
-  /** From now on everything goes over `link`, counted frames from `offset` on. */
-  use(link: Link, offset: number): void {
+  /** From now on everything goes over `link`, counted frames from where the log stands (`rewind` it before). */
+  use(link: Link): void {
     this.#link = link;
-    this.#resume = offset;
+    this.#told = NONE;
+    // An ACK on the carrier before may be lost.
+    this.#ackSent = 0;
     this.#ackDue = true;
   }
 
   /** No carrier takes anything. */
   pause(): void {
     this.#link = undefined;
-    this.#resume = this.#ping = NONE;
+    this.#told = this.#ping = NONE;
     this.#pong = false;
     this.#goaway = undefined;
   }
@@ -164,7 +167,7 @@ export class Sender {
   /** Sends, gathers or queues one datagram; false when it was dropped. */
   datagram(flow: Flow, bytes: Uint8Array, length: number): boolean {
     const { datagrams } = this;
-    if (this.ready && this.#resume === NONE && datagrams.pending && !datagrams.fits(length)) {
+    if (this.ready && !this.#mustResume && datagrams.pending && !datagrams.fits(length)) {
       this.#shipLog();
       if (this.ready) datagrams.ship(this.#give);
     }
@@ -247,14 +250,16 @@ export class Sender {
 
   /** Sends what streams have written. Not before a RESUME that must precede it. */
   #shipLog(): void {
-    if (this.#resume !== NONE) return;
+    if (this.#mustResume) return;
     this.log.seal();
-    while (this.ready && this.log.pending) this.log.next(this.#sendBatch);
+    while (this.ready && this.log.pending) this.log.ship(this.#sendBatch);
+    this.#told = this.log.next;
   }
 
   #shipOne(): void {
     if (!this.log.pending) this.log.seal();
-    this.log.next(this.#sendBatch);
+    this.log.ship(this.#sendBatch);
+    this.#told = this.log.next;
   }
 
   readonly #sendBatch: SendBatch = (bytes, start, end, room) => {
@@ -277,8 +282,13 @@ export class Sender {
     put64(bytes, at + FRAME_HEADER, this.#ackSent);
   }
 
+  /** On a new link, and where an ACK has made us skip what was to be sent again. */
+  get #mustResume(): boolean {
+    return this.#told !== this.log.next;
+  }
+
   get #uncounted(): boolean {
-    return this.#resume !== NONE || this.#ping !== NONE || this.#pong || this.#goaway !== undefined;
+    return this.#mustResume || this.#ping !== NONE || this.#pong || this.#goaway !== undefined;
   }
 
   #sendControl(now: number): void {
@@ -289,7 +299,10 @@ export class Sender {
       n += FRAME_HEADER + length;
       return n - length;
     };
-    if (this.#resume !== NONE) put64(b, header(TYPE.RESUME, OFFSET_SIZE), this.#resume);
+    if (this.#mustResume) {
+      this.#told = this.log.next;
+      put64(b, header(TYPE.RESUME, OFFSET_SIZE), this.#told);
+    }
     if (this.#ping !== NONE) {
       const at = header(TYPE.PING, PING_SIZE);
       put64(b, at, this.#ping);
@@ -301,7 +314,7 @@ export class Sender {
       put16(b, at, reasonNumber(this.#goaway));
       b[at + 2] = this.#goawayFinal ? 1 : 0;
     }
-    this.#resume = this.#ping = NONE;
+    this.#ping = NONE;
     this.#pong = false;
     this.#goaway = undefined;
     this.#give(b.subarray(0, n));
