@@ -260,6 +260,7 @@ class Live {
     this.channels = new ChannelTable({
       send: (frame) => this.#socket.send(frame),
       onChannel: (leg) => options.onChannel(leg),
+      now: () => clock.now(),
     });
     const { node, version, boot } = options;
     this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot });

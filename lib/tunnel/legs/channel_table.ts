@@ -27,12 +27,16 @@ const MAX_CHANNELS = 256;
 const QUANTUM = 16_384;
 /** Sum of the windows granted on one connection: beyond it no window grows. The server allows twice as much. */
 const MAX_WINDOWS = 32 * 1024 * 1024;
+/** A window of which half is used up faster than the slowest way we care for goes and comes back may be what limits it. */
+const SLOW_ROUND_TRIP_MS = 400;
 
 export interface ChannelTableOptions {
   /** Puts a frame on the connection, which owns it from now on; false = congested until {@link ChannelTable.drained}. */
   send(frame: Uint8Array): boolean;
   /** Another agent opened a channel to us. */
   onChannel(leg: ChannelDuplex): void;
+  /** Monotonic milliseconds. */
+  now(): number;
 }
 
 export class ChannelTable {
@@ -52,6 +56,11 @@ export class ChannelTable {
 
   get size(): number {
     return this.#channels.size;
+  }
+
+  /** Sum of what the other sides may have on the way to us. */
+  get windows(): number {
+    return this.#windows;
   }
 
   /** Opens a channel to a node. What is written to it follows at once; a refusal arrives as the duplex's error. */
@@ -129,7 +138,7 @@ export class ChannelTable {
         this.#send(encodeClose(id, reason));
       },
     };
-    const channel = new Channel(id, new ChannelDuplex(node, port));
+    const channel = new Channel(id, new ChannelDuplex(node, port), this.#options.now());
     // Whoever takes the leg listens for errors; one that nobody took yet must not end the process.
     channel.duplex.on("error", () => {});
     this.#channels.set(id, channel);
@@ -181,14 +190,16 @@ export class ChannelTable {
     if (!this.#channels.has(channel.id)) return;
     channel.owed += bytes;
     if (channel.owed < channel.window / 2) return;
-    // No clock is needed: a window of twice the bytes on the way is never used up before the grant arrives, so it
-    // grows to that and no further, and queues on the way do not make it grow.
-    if (channel.starved && channel.window < MAX_WINDOW && this.#windows + channel.window <= MAX_WINDOWS) {
+    // Only permission grows here, and never holds a session back: what is on the way at once is for the session's own
+    // windows to say, which know the round trip.
+    const now = this.#options.now();
+    const busy = now - channel.grantedAt < SLOW_ROUND_TRIP_MS;
+    if (busy && channel.window < MAX_WINDOW && this.#windows + channel.window <= MAX_WINDOWS) {
       this.#windows += channel.window;
       channel.owed += channel.window;
       channel.window *= 2;
     }
-    channel.starved = false;
+    channel.grantedAt = now;
     channel.outstanding += channel.owed;
     this.#send(encodeCredit(channel.id, channel.owed));
     channel.owed = 0;
@@ -208,10 +219,9 @@ class Channel {
   window = INITIAL_WINDOW;
   /** Read and not granted again yet. */
   owed = 0;
-  starved = false;
   pending: Uint8Array | undefined;
   at = 0;
   done: () => void = () => {};
 
-  constructor(readonly id: number, readonly duplex: ChannelDuplex) {}
+  constructor(readonly id: number, readonly duplex: ChannelDuplex, public grantedAt: number) {}
 }
