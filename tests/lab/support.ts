@@ -1,5 +1,6 @@
 /** What all lab tests share: when they run, and which executable they start. */
 import { MeshError } from "../../lib/errors.ts";
+import { exec } from "../../lib/lab/exec.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 
@@ -10,7 +11,14 @@ const ROOT = new URL("../..", import.meta.url).pathname;
 export function labTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
   const skip = Deno.env.get("EDGEMESH_LAB") === "skip";
   if (skip) say(`skipped because EDGEMESH_LAB=skip: ${name}`);
-  Deno.test({ name, ignore: skip, fn });
+  Deno.test({
+    name,
+    ignore: skip,
+    fn: async (t) => {
+      await requireNamespaces();
+      await fn(t);
+    },
+  });
 }
 
 /** A line for whoever reads the run: a number that was measured, a reason why something was not done. */
@@ -18,13 +26,16 @@ export function say(line: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
 }
 
-/** The built executable. Throws where it has not been built: the lab never tests something else instead. */
-export function builtCommand(): readonly string[] {
-  const path = `${ROOT}dist/edgemesh`;
+/**
+ * The built executable: dist/edgemesh, or the file EDGEMESH_BINARY names. Throws where it has not been built: the lab
+ * never tests something else instead.
+ */
+export function builtCommand(): readonly [string] {
+  const path = Deno.env.get("EDGEMESH_BINARY") ?? `${ROOT}dist/edgemesh`;
   try {
     Deno.statSync(path);
   } catch {
-    throw new MeshError("STATE_INVALID", "dist/edgemesh is missing", { hint: "./scripts/deno task build" });
+    throw new MeshError("STATE_INVALID", `${path} is missing`, { hint: "./scripts/deno task build" });
   }
   return [path];
 }
@@ -52,4 +63,16 @@ export function parsePing(output: string): Rtt {
   const times = /= ([\d.]+)\/[\d.]+\/[\d.]+\/[\d.]+ ms/.exec(output);
   if (!counts) throw new MeshError("INTERNAL", `Cannot read ping's output: ${output}`);
   return { sent: Number(counts[1]), received: Number(counts[2]), min: Number(times?.[1] ?? Infinity) };
+}
+
+let namespaces: Promise<void> | undefined;
+
+/** Asked once per file: a machine that cannot have namespaces says so in one sentence, not in the words of its tools. */
+function requireNamespaces(): Promise<void> {
+  return namespaces ??= exec(["unshare", "--net", "--mount", "true"]).then(({ code, stderr }) => {
+    if (code === 0) return;
+    throw new MeshError("KERNEL", `The lab cannot make network and mount namespaces here: ${stderr.trim()}`, {
+      hint: "run as root, in a container with --privileged; or EDGEMESH_LAB=skip to leave the lab out",
+    });
+  });
 }
