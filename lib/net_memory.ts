@@ -4,7 +4,14 @@
  * never called from inside its own call.
  */
 import { MeshError, type ReasonCode } from "./errors.ts";
-import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "./net.ts";
+import {
+  type DatagramFlow,
+  type FlowHandler,
+  idleHandler,
+  type MeshStream,
+  type StreamHandler,
+  WOULD_BLOCK,
+} from "./net.ts";
 
 export { idleHandler };
 
@@ -168,4 +175,74 @@ export class MemoryStream implements MeshStream {
       if (!this.#silent) this.handler.onClose(undefined);
     });
   }
+}
+
+/** Bytes that wait in one direction of a memory flow; beyond it the oldest datagram is dropped, as in a tunnel. */
+const FLOW_QUEUE_BYTES = 256 * 1024;
+/** The largest payload of UDP over IPv4. */
+const MAX_DATAGRAM = 65_507;
+
+/** Two ends of a datagram flow in memory, with the contract of {@link DatagramFlow}. */
+export function memoryFlowPair(
+  scheduler: MemoryScheduler,
+  near: FlowHandler,
+  far: FlowHandler,
+): readonly [DatagramFlow, DatagramFlow] {
+  const a = new MemoryFlow(scheduler, near);
+  const b = new MemoryFlow(scheduler, far);
+  a.connect(b);
+  b.connect(a);
+  return [a, b];
+}
+
+class MemoryFlow implements DatagramFlow {
+  readonly #scheduler: MemoryScheduler;
+  readonly #handler: FlowHandler;
+  #peer: MemoryFlow | undefined;
+  #queue: Uint8Array[] = [];
+  #queued = 0;
+  #over = false;
+
+  constructor(scheduler: MemoryScheduler, handler: FlowHandler) {
+    this.#scheduler = scheduler;
+    this.#handler = handler;
+  }
+
+  connect(peer: MemoryFlow): void {
+    this.#peer = peer;
+  }
+
+  send(bytes: Uint8Array, length: number): boolean {
+    if (this.#over || length > MAX_DATAGRAM || length > bytes.length) return false;
+    this.#peer!.#arrive(bytes.slice(0, length));
+    return true;
+  }
+
+  close(code: ReasonCode): void {
+    if (this.#over) return;
+    this.#over = true;
+    const peer = this.#peer!;
+    this.#scheduler.later(() => {
+      if (peer.#over) return;
+      peer.#over = true;
+      peer.#handler.onClose(code);
+    });
+  }
+
+  #arrive(datagram: Uint8Array): void {
+    this.#queue.push(datagram);
+    this.#queued += cost(datagram);
+    while (this.#queued > FLOW_QUEUE_BYTES) this.#queued -= cost(this.#queue.shift()!);
+    this.#scheduler.later(() => {
+      const next = this.#queue.shift();
+      if (next === undefined || this.#over) return;
+      this.#queued -= cost(next);
+      this.#handler.onDatagram(next, next.length);
+    });
+  }
+}
+
+/** What a waiting datagram counts: empty ones must not wait in any number. */
+function cost(datagram: Uint8Array): number {
+  return datagram.length + 64;
 }

@@ -23,8 +23,9 @@ import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
 import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
 import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
-import { setStreamOptions, TcpListener } from "./tcp_listener.ts";
-import { dialReason, STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
+import { TcpListener } from "./tcp_listener.ts";
+import { dialReason, setStreamOptions } from "./tcp_options.ts";
+import { STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
 import { LoopUdpSocket, UdpKit } from "./udp.ts";
 
 /** A descriptor of somebody else that the loop watches. */
@@ -146,7 +147,7 @@ export class EpollLoop implements Loop {
   }
 
   #connect(stream: TcpStream, fd: Fd, to: IpPort, options: DialOptions): void {
-    setStreamOptions(this.#streams, fd);
+    setStreamOptions(this.#ops, fd);
     if (options.mark !== undefined) this.#ops.setInt(fd, SOL_SOCKET, SO_MARK, options.mark);
     if (options.reusePort) this.#ops.reusePort(fd);
     if (options.from) {

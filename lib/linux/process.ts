@@ -24,24 +24,26 @@ export function memoryUse(pid: number | "self" = "self"): MemoryUse {
   }
 }
 
+/** Where the service manager listens; undefined without one. */
+const managerSocket = () => Deno.env.get("NOTIFY_SOCKET");
+
 /** Tells systemd (Type=notify) that the service is ready. Without a service manager nothing happens. */
-export function notifyReady(status: string): void {
-  notify(`READY=1\nSTATUS=${status}`);
+export function notifyReady(status: string, socket = managerSocket()): void {
+  notify(socket, `READY=1\nSTATUS=${status}`);
 }
 
 /** Tells systemd that the service began to stop. */
-export function notifyStopping(): void {
-  notify("STOPPING=1");
+export function notifyStopping(socket = managerSocket()): void {
+  notify(socket, "STOPPING=1");
 }
 
 /** Tells systemd that the service is alive (WatchdogSec). */
-export function notifyWatchdog(): void {
-  notify("WATCHDOG=1");
+export function notifyWatchdog(socket = managerSocket()): void {
+  notify(socket, "WATCHDOG=1");
 }
 
-/** sd_notify(3): one datagram to the socket in NOTIFY_SOCKET, which may be in the abstract name space (`@`). */
-function notify(message: string): void {
-  const path = Deno.env.get("NOTIFY_SOCKET");
+/** sd_notify(3): one datagram to a socket, which may be in the abstract name space (`@`). */
+function notify(path: string | undefined, message: string): void {
   if (!path || (path[0] !== "/" && path[0] !== "@")) return;
   const c = libc();
   const name = new TextEncoder().encode(path);

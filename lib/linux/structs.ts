@@ -25,7 +25,6 @@ export const LAYOUTS = {
   /** <netinet/in.h> */
   sockaddr_in: same(16, { family: 0, port: 2, addr: 4 }),
   sockaddr_in6: same(28, { family: 0, port: 2, flowinfo: 4, addr: 8, scope: 24 }),
-  sockaddr_storage: same(128, { family: 0 }),
   /** <linux/netlink.h> */
   sockaddr_nl: same(12, { family: 0, pid: 4, groups: 8 }),
   nlmsghdr: same(16, { len: 0, type: 4, flags: 6, seq: 8, pid: 12 }),
@@ -56,7 +55,6 @@ export const LAYOUTS = {
   iovec: same(16, { base: 0, len: 8 }),
   msghdr: same(56, { name: 0, namelen: 8, iov: 16, iovlen: 24, control: 32, controllen: 40, flags: 48 }),
   mmsghdr: same(64, { hdr: 0, len: 56 }),
-  cmsghdr: same(16, { len: 0, level: 8, type: 12 }),
   linger: same(8, { onoff: 0, linger: 4 }),
   pollfd: same(8, { fd: 0, events: 4, revents: 6 }),
   /** <net/if.h> */

@@ -6,29 +6,16 @@ import type { Timed } from "./deadlines.ts";
 import { EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, sysError } from "./errno.ts";
 import { errno, type Fd } from "./ffi.ts";
 import type { Pollable } from "./poller.ts";
-import { EPOLLIN, SO_KEEPALIVE, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET, SOL_TCP, TCP_NODELAY } from "./structs.ts";
-import { TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL } from "./structs.ts";
+import { EPOLLIN, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
+import { setStreamOptions } from "./tcp_options.ts";
 import { STREAM_EVENTS, type StreamKit, TcpStream } from "./tcp_stream.ts";
 
 /** The kernel lowers it to net.core.somaxconn. */
 const BACKLOG = 4096;
 /** Accepted per turn: other connections must not wait behind a storm of new ones. */
 const ACCEPTS_PER_TURN = 64;
-/** Out of descriptors, new connections wait in the backlog; tried again this often, and whenever one of ours closes. */
+/** Out of descriptors, new connections wait in the backlog; accepting is tried again this often. */
 const RETRY_MS = 250;
-
-// A peer that vanished without a word (cable, power, NAT entry) is noticed after 60 + 4 × 15 = 120 seconds of silence.
-const KEEPALIVE = [[SOL_SOCKET, SO_KEEPALIVE, 1], [SOL_TCP, TCP_KEEPIDLE, 60], [SOL_TCP, TCP_KEEPINTVL, 15], [
-  SOL_TCP,
-  TCP_KEEPCNT,
-  4,
-]] as const;
-
-/** Options every TCP socket of ours has; accepted sockets inherit those of their listener. */
-export function setStreamOptions(kit: StreamKit, fd: Fd): void {
-  kit.ops.setInt(fd, SOL_TCP, TCP_NODELAY, 1);
-  for (const [level, name, value] of KEEPALIVE) kit.ops.setInt(fd, level, name, value);
-}
 
 export class TcpListener implements Listener, Pollable, Timed {
   readonly local: IpPort;
@@ -57,7 +44,7 @@ export class TcpListener implements Listener, Pollable, Timed {
       options,
       prepare: (fd) => {
         kit.ops.setInt(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        setStreamOptions(kit, fd);
+        setStreamOptions(kit.ops, fd);
       },
     });
     try {

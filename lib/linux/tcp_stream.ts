@@ -3,29 +3,12 @@ import type { ReasonCode } from "../errors.ts";
 import { MeshError } from "../errors.ts";
 import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "../net.ts";
 import type { Deadlines, Timed } from "./deadlines.ts";
-import {
-  EACCES,
-  EADDRNOTAVAIL,
-  EAGAIN,
-  ECONNREFUSED,
-  ECONNRESET,
-  EHOSTDOWN,
-  EHOSTUNREACH,
-  EINTR,
-  EMFILE,
-  ENETDOWN,
-  ENETUNREACH,
-  ENFILE,
-  ENOBUFS,
-  ENOMEM,
-  EPERM,
-  EPIPE,
-  ETIMEDOUT,
-} from "./errno.ts";
+import { EAGAIN, ECONNRESET, EINTR, EPIPE } from "./errno.ts";
 import { errno, type Fd } from "./ffi.ts";
 import { addressOf, Memory } from "./memory.ts";
 import type { Deferred, Pollable, Poller } from "./poller.ts";
 import type { SocketOps } from "./socket_ops.ts";
+import { dialReason } from "./tcp_options.ts";
 import {
   EPOLLERR,
   EPOLLET,
@@ -323,33 +306,5 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   #tell(reason: ReasonCode | undefined): void {
     this.abandon();
     this.handler.onClose(reason);
-  }
-}
-
-/** Why a connection could not be made. */
-export function dialReason(e: number): ReasonCode {
-  switch (e) {
-    case ECONNREFUSED:
-    case ECONNRESET:
-      return "DIAL_REFUSED";
-    case ETIMEDOUT:
-      return "DIAL_TIMEOUT";
-    case ENETUNREACH:
-    case EHOSTUNREACH:
-    case EHOSTDOWN:
-    case ENETDOWN:
-    // A rule of a firewall on this host answers a connect with these.
-    case EPERM:
-    case EACCES:
-      return "DIAL_UNREACHABLE";
-    case EMFILE:
-    case ENFILE:
-    case ENOBUFS:
-    case ENOMEM:
-    // Without a bind before it: no local port is left for this destination.
-    case EADDRNOTAVAIL:
-      return "LIMIT";
-    default:
-      return "KERNEL";
   }
 }

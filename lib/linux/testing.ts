@@ -1,10 +1,35 @@
-/** A network namespace of its own for tests that change links, routes or rules. */
-import { describe } from "../errors.ts";
+/** What tests of this folder share: a network namespace of their own, and a handler that records. */
+import { describe, type ReasonCode } from "../errors.ts";
+import type { StreamHandler } from "../net.ts";
 import { sysError } from "./errno.ts";
 import { errno, type Fd, libc } from "./ffi.ts";
 import { Links } from "./links.ts";
 import { Memory } from "./memory.ts";
 import { CLONE_NEWNET, O_CLOEXEC, O_RDONLY } from "./structs.ts";
+
+/** A handler that records, and resolves when the stream is over. */
+export class Recorder implements StreamHandler {
+  readonly calls: string[] = [];
+  readonly over = Promise.withResolvers<ReasonCode | undefined>();
+  readonly opened = Promise.withResolvers<void>();
+  onReadableDo: () => void = () => {};
+
+  onOpen(): void {
+    this.calls.push("open");
+    this.opened.resolve();
+  }
+  onReadable(): void {
+    this.calls.push("readable");
+    this.onReadableDo();
+  }
+  onWritable(): void {
+    this.calls.push("writable");
+  }
+  onClose(reason: ReasonCode | undefined): void {
+    this.calls.push(`close ${reason}`);
+    this.over.resolve(reason);
+  }
+}
 
 /** Whether this process may make network namespaces; if not (a plain container), says that `tests` are skipped. */
 export function mayMakeNamespaces(tests: string): boolean {
