@@ -1,14 +1,17 @@
 /**
  * A node that runs nothing but the DNS server: metadata from a JSON file, sockets from the kernel. Tests and benches
- * start it inside a namespace; it prints one line when it listens, one JSON line of statistics per line on stdin.
+ * start it inside a namespace. It prints one line when it listens and its statistics on SIGUSR2, finds its upstreams
+ * anew on SIGHUP, and ends on SIGTERM.
  *
  *     deno run -A tests/lab/dns_node.ts config.json
  */
 import { parseCidr } from "../../lib/addr.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../../lib/dns/config.ts";
+import type { CacheStore } from "../../lib/dns/persist.ts";
 import { DnsServer } from "../../lib/dns/server.ts";
 import { MemoryMeta, type MemoryMetaInput } from "../../lib/dns/testing_meta.ts";
+import { writeAtomic } from "../../lib/linux/files.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { createLogger, stderrSink } from "../../lib/log.ts";
 import type { IpPort } from "../../lib/net.ts";
@@ -20,6 +23,8 @@ export interface DnsNodeConfig {
   readonly meta: MemoryMetaInput;
   readonly hostIps?: readonly string[];
   readonly networks?: readonly string[];
+  /** File that keeps foreign answers across restarts. */
+  readonly cacheFile?: string;
 }
 
 function readText(path: string): string | undefined {
@@ -28,6 +33,19 @@ function readText(path: string): string | undefined {
   } catch {
     return undefined;
   }
+}
+
+function fileStore(path: string): CacheStore {
+  return {
+    load: () => {
+      try {
+        return Deno.readFileSync(path);
+      } catch {
+        return undefined;
+      }
+    },
+    save: (bytes) => writeAtomic(path, bytes),
+  };
 }
 
 if (import.meta.main) {
@@ -48,13 +66,17 @@ if (import.meta.main) {
     config: { ...DEFAULT_DNS_CONFIG, ...given.dns },
     sources: () => sources,
     readText,
+    ...(given.cacheFile === undefined ? {} : { store: fileStore(given.cacheFile) }),
   });
   const say = (value: unknown) => Deno.stdout.writeSync(new TextEncoder().encode(JSON.stringify(value) + "\n"));
   say({ listening: server.addresses });
-  for await (const _line of Deno.stdin.readable) {
-    say({ stats: server.stats(), memory: Deno.memoryUsage() });
-  }
-  await server.close();
-  loop.close();
-  await loop.finished;
+  const stop = async () => {
+    await server.close();
+    loop.close();
+    await loop.finished;
+    Deno.exit(0);
+  };
+  Deno.addSignalListener("SIGTERM", stop);
+  Deno.addSignalListener("SIGHUP", () => server.reloadUpstreams());
+  Deno.addSignalListener("SIGUSR2", () => say({ stats: server.stats(), memory: Deno.memoryUsage() }));
 }
