@@ -10,7 +10,8 @@ import type { StreamHandler } from "../net.ts";
 import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
 import { deadFlow, deadStream } from "./dead.ts";
 import type { PathAgent } from "./legs/path_agent.ts";
-import { ESTABLISH_MS, Peer, type PeerOptions, type PeerSession, type PeerStatus, type SessionParts } from "./peer.ts";
+import { ESTABLISH_MS, Peer } from "./peer.ts";
+import type { PeerOptions, PeerSession, PeerStatus, SessionParts } from "./peer_types.ts";
 import { Session } from "./session.ts";
 import type { SessionEvents } from "./session_types.ts";
 

@@ -11,15 +11,16 @@
  * and the acceptor a moment later.
  */
 import { assertNever, describe, MeshError, type ReasonCode } from "../errors.ts";
-import type { CancelTimer, Clock, MonoMs } from "../clock.ts";
-import type { Logger } from "../log.ts";
+import type { CancelTimer, MonoMs } from "../clock.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
 import { deadFlow, deadStream } from "./dead.ts";
-import type { PathAgent, PathAttempt } from "./legs/path_agent.ts";
-import { type PathEvent, PathEvents } from "./path_events.ts";
+import type { PathAttempt } from "./legs/path_agent.ts";
+import { PathEvents } from "./path_events.ts";
+import type { PeerOptions, PeerSession, PeerStateKind, PeerStatus } from "./peer_types.ts";
+import { roleOf, type SessionRole } from "./session_types.ts";
 import type { Stream } from "./stream.ts";
-import { roleOf, type SessionEvents, type SessionRole, type SessionStats } from "./session_types.ts";
+import { WaitingList } from "./waiting.ts";
 
 /** A dial that has no way by then fails; see {@link PeerOptions.establishMs}. */
 export const ESTABLISH_MS = 5_000;
@@ -42,75 +43,15 @@ const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
   "NOT_ALLOWED",
 ]);
 
-/** What a peer needs of its session; implemented by Session. */
-export interface PeerSession {
-  attach(carrier: Carrier): void;
-  openStream(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream;
-  openFlow(target: ServiceTarget, handler: FlowHandler): DatagramFlow;
-  ping(): Promise<number>;
-  close(reason: ReasonCode): void;
-  stats(): SessionStats;
-}
-
-export interface SessionParts {
-  readonly role: SessionRole;
-  readonly peer: PeerIdentity;
-  readonly events: SessionEvents;
-}
-
-export interface PeerOptions {
-  readonly self: string;
-  readonly node: string;
-  readonly clock: Clock;
-  readonly log: Logger;
-  readonly paths: PathAgent;
-  readonly random: () => number;
-  makeSession(parts: SessionParts): PeerSession;
-  readonly onStream: SessionEvents["onStream"];
-  readonly onFlow: SessionEvents["onFlow"];
-  /** Milliseconds a dial waits for a way. */
-  readonly establishMs: number;
-}
-
-export type PeerStateKind = "idle" | "connecting" | "up" | "down";
-
 type State =
   | { readonly kind: "idle" }
   | { readonly kind: "connecting"; readonly session: PeerSession }
   | { readonly kind: "up"; readonly session: PeerSession; readonly carrier: Carrier }
   | { readonly kind: "down"; readonly session: PeerSession };
 
-/** What `status` shows of one peer. */
-export interface PeerStatus {
-  readonly node: string;
-  readonly state: PeerStateKind;
-  readonly path: PathKind | undefined;
-  /** Milliseconds in this state. */
-  readonly sinceMs: number;
-  readonly keyHash: string | undefined;
-  /** End to end, over the active carrier. */
-  readonly rttMs: number | undefined;
-  readonly streams: number;
-  readonly flows: number;
-  /** Session bytes sent and received since the session began. */
-  readonly bytesSent: number;
-  readonly bytesReceived: number;
-  readonly lastError: string | undefined;
-  readonly events: readonly PathEvent[];
-}
-
 /** Who is at the other end; the key is empty until the first carrier proves it. */
 interface ProvenIdentity extends PeerIdentity {
   keyHash: string;
-}
-
-/** A stream or ping that was asked for while there was no carrier. */
-interface Waiting {
-  readonly since: MonoMs;
-  /** The session's own end tells its streams, and nobody else. */
-  readonly kind: "stream" | "ping";
-  fail(reason: ReasonCode): void;
-  ready(): void;
 }
 
 export class Peer {
@@ -118,15 +59,18 @@ export class Peer {
   readonly #options: PeerOptions;
   readonly #role: SessionRole;
   readonly #events: PathEvents;
+  readonly #waiting: WaitingList;
   #state: State = { kind: "idle" };
   #since: MonoMs;
   #identity: ProvenIdentity | undefined;
   #attempt: PathAttempt | undefined;
+  /** A carrier was given to the session and may still come up. */
+  #hopeful = false;
   #failures = 0;
   #failed: { readonly at: MonoMs; readonly error: MeshError } | undefined;
+  /** Why carriers broke before the session was up. */
+  #trouble: MeshError | undefined;
   #lastError: string | undefined;
-  #waiting: Waiting[] = [];
-  #cancelWaiting: CancelTimer | undefined;
   #cancelDeadline: CancelTimer | undefined;
   #cancelRetry: CancelTimer | undefined;
   #idleSince: MonoMs | undefined;
@@ -136,6 +80,7 @@ export class Peer {
     this.#options = options;
     this.#role = roleOf(options.self, options.node);
     this.#events = new PathEvents(options.clock);
+    this.#waiting = new WaitingList(options.clock, options.establishMs, () => this.#failed?.error.code ?? "TIMEOUT");
     this.#since = options.clock.now();
   }
 
@@ -152,7 +97,8 @@ export class Peer {
     const session = this.#sessionFor();
     if (session instanceof MeshError) return deadStream(session.code, handler);
     const stream = session.openStream(target, first, handler);
-    this.#wait("stream", (reason) => {
+    if (this.#state.kind === "up") return stream;
+    this.#waiting.add("stream", (reason) => {
       // Its owner may have given it up meanwhile, and wants to hear nothing then.
       if ((stream as Partial<Pick<Stream, "state">>).state === "over") return;
       const owner = stream.handler;
@@ -184,7 +130,7 @@ export class Peer {
       const session = this.#sessionFor();
       if (session instanceof MeshError) return reject(session);
       if (this.#state.kind === "up") ask();
-      else this.#wait("ping", fail, ask);
+      else this.#waiting.add("ping", fail, ask);
     });
   }
 
@@ -200,13 +146,15 @@ export class Peer {
     const session = state.kind === "idle" ? this.#begin() : state.session;
     this.#identity!.keyHash = keyHash;
     this.#events.add("note", { path: carrier.path, text: "carrier ready" });
+    this.#hopeful = true;
     session.attach(carrier);
   }
 
   /** The peer or a server came back: no reason to wait on. */
   hint(): void {
     this.#failed = undefined;
-    if (this.#state.kind !== "down" || this.#attempt) return;
+    const { kind } = this.#state;
+    if (this.#attempt || this.#hopeful || (kind !== "down" && kind !== "connecting")) return;
     this.#failures = 0;
     this.#search();
   }
@@ -271,30 +219,6 @@ export class Peer {
     }
   }
 
-  /** Remembers something that needs a carrier; it fails when none is there within `establishMs`. */
-  #wait(kind: Waiting["kind"], fail: (reason: ReasonCode) => void, ready: () => void = () => {}): void {
-    if (this.#state.kind === "up") return;
-    this.#waiting.push({ since: this.#options.clock.now(), kind, fail, ready });
-    this.#cancelWaiting ??= this.#waitingTimer(this.#options.establishMs);
-  }
-
-  #waitingTimer(ms: number): CancelTimer {
-    return this.#options.clock.timer(ms, () => {
-      this.#cancelWaiting = undefined;
-      const { clock, establishMs } = this.#options;
-      const until = clock.now() - establishMs;
-      this.#failWaiting(this.#failed?.error.code ?? "TIMEOUT", (w) => w.since <= until);
-      const next = this.#waiting[0];
-      if (next) this.#cancelWaiting = this.#waitingTimer(next.since - until);
-    });
-  }
-
-  #failWaiting(reason: ReasonCode, which: (waiting: Waiting) => boolean): void {
-    const all = this.#waiting;
-    this.#waiting = all.filter((w) => !which(w));
-    for (const w of all) if (which(w)) w.fail(reason);
-  }
-
   #recentFailure(): MeshError | undefined {
     const failed = this.#failed;
     return failed && this.#options.clock.now() - failed.at < FAILURE_MS ? failed.error : undefined;
@@ -325,8 +249,9 @@ export class Peer {
       },
     });
     this.#enter({ kind: "connecting", session });
+    this.#trouble = undefined;
     this.#cancelDeadline = clock.timer(establishMs, () => {
-      guard((state) => state.kind === "connecting" && this.#giveUp(timedOut(node, establishMs)));
+      guard((state) => state.kind === "connecting" && this.#giveUp(this.#trouble ?? timedOut(node, establishMs)));
     });
     return session;
   }
@@ -359,10 +284,11 @@ export class Peer {
     const state = this.#state;
     switch (state.kind) {
       case "connecting":
-        return this.#giveUp(error);
+        // The peer's own carrier may have come meanwhile; then the deadline decides.
+        return this.#hopeful ? undefined : this.#giveUp(error);
       case "down":
         if (FINAL.has(error.code)) return this.#giveUp(error);
-        this.#failWaiting(error.code, () => true);
+        this.#waiting.fail(error.code);
         return this.#retryLater();
       case "idle":
       case "up":
@@ -381,6 +307,7 @@ export class Peer {
 
   #up(session: PeerSession, carrier: Carrier): void {
     this.#enter({ kind: "up", session, carrier });
+    this.#hopeful = false;
     this.#cancelDeadline?.();
     this.#cancelRetry?.();
     this.#failures = 0;
@@ -388,19 +315,19 @@ export class Peer {
     if (this.#role === "acceptor") this.#stopSearch();
     this.#events.add("up", { path: carrier.path });
     this.#options.log.info("peer connected", { node: this.node, path: carrier.path });
-    const waiting = this.#waiting;
-    this.#forgetWaiting();
-    for (const w of waiting) w.ready();
+    this.#waiting.ready();
   }
 
   #down(session: PeerSession, reason: ReasonCode): void {
     const before = this.#state.kind;
+    this.#hopeful = false;
     this.#stopSearch();
     this.#events.add("down", { reason });
     const error = new MeshError(reason, `Node ${this.node} ended the connection: ${reason}`);
     if (FINAL.has(reason)) return this.#giveUp(error);
     if (before === "connecting") {
       // A carrier broke before the session was up: the deadline decides how often that is tried.
+      this.#trouble = error;
       this.#lastError = describe(error);
       return this.#retryLater();
     }
@@ -423,6 +350,7 @@ export class Peer {
   #ended(reason: ReasonCode, detail: string | undefined): void {
     if (this.#state.kind === "idle") return;
     this.#enter({ kind: "idle" });
+    this.#hopeful = false;
     this.#cancelDeadline?.();
     this.#cancelRetry?.();
     this.#stopSearch();
@@ -431,15 +359,7 @@ export class Peer {
       this.#lastError = detail;
       this.#options.log.warn("session ended", { node: this.node, reason, error: detail });
     }
-    const waiting = this.#waiting;
-    this.#forgetWaiting();
-    for (const w of waiting) if (w.kind === "ping") w.fail(reason);
-  }
-
-  #forgetWaiting(): void {
-    this.#waiting = [];
-    this.#cancelWaiting?.();
-    this.#cancelWaiting = undefined;
+    this.#waiting.sessionEnded(reason);
   }
 
   #stopSearch(): void {

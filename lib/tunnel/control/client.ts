@@ -6,29 +6,15 @@ import type { CancelTimer, MonoMs } from "../../clock.ts";
 import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
-import { ChannelTable } from "../legs/channel_table.ts";
-import { isChannelFrame } from "../relay/frames.ts";
-import { ClockOffset } from "./clock_offset.ts";
-import { connectControl, type ConnectOptions, type ControlConnection } from "./connect.ts";
-import { CONTROL_VERSION, type ControlMessage, decodeControl, encodeControl, type Welcome } from "./message.ts";
-import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
-import { ControlSocket } from "./socket.ts";
+import { connectControl, type ConnectOptions } from "./connect.ts";
+import { CONNECT_MS, ControlLink } from "./control_link.ts";
+import type { ControlMessage, Welcome } from "./message.ts";
 
 /** First wait after a failure; doubles up to {@link BACKOFF_MAX_MS}; the real wait is a random half to whole of it. */
 const BACKOFF_MS = 100;
 const BACKOFF_MAX_MS = 30_000;
 /** A connection that lasted this long was good: the next failure starts at the beginning again. */
 const STABLE_MS = 10_000;
-/** From the first packet to WELCOME. */
-const CONNECT_MS = 10_000;
-/** Between pings while all is well: below the 60 s that common proxies and load balancers allow. */
-const PING_MS = 15_000;
-/** An answer that takes longer counts as missed, and the next ping follows at this pace. */
-const PONG_MS = 5_000;
-/** Missed answers, with nothing else heard, after which the connection is dead: 30 s after the last sign of life at most. */
-const MISSED = 3;
-/** A renewal that takes longer is given up; the next one is tried by whoever asked. */
-const RENEW_MS = 10_000;
 
 export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" | "signal"> {
   readonly log: Logger;
@@ -68,7 +54,7 @@ export class ControlClient {
   readonly #options: ControlClientOptions;
   readonly #online = new Set<string>();
   #state: ControlState = { phase: "stopped" };
-  #live: Live | undefined;
+  #live: ControlLink | undefined;
   #attempt = 0;
   #abort: AbortController | undefined;
   #cancelWait: CancelTimer | undefined;
@@ -151,7 +137,7 @@ export class ControlClient {
     try {
       const connection = await connectControl({ ...this.#options, timeoutMs: CONNECT_MS, signal: abort.signal });
       if (abort.signal.aborted) return connection.ws.terminate();
-      this.#live = new Live(this.#options, connection, {
+      this.#live = new ControlLink(this.#options, connection, {
         onWelcome: (welcome) => this.#up(welcome),
         onEnd: (error) => this.#down(error),
         onMessage: (message) => this.#message(message),
@@ -218,196 +204,6 @@ export class ControlClient {
         return this.#options.onRevocations(m.list);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
-    }
-  }
-}
-
-interface LiveEvents {
-  onWelcome(welcome: Welcome): void;
-  onMessage(message: ControlMessage): void;
-  onEnd(error: MeshError): void;
-}
-
-/** One connection from open to end. */
-class Live {
-  readonly channels: ChannelTable;
-  readonly offset = new ClockOffset();
-  readonly #options: ControlClientOptions;
-  readonly #events: LiveEvents;
-  readonly #socket: ControlSocket;
-  readonly #metaOut: MetaSender;
-  readonly #metaIn = new MetaReceiver();
-  readonly #renewals = new Map<number, { resolve(answer: string): void; reject(error: MeshError): void }>();
-  #lastRenewal = 0;
-  #cancel: CancelTimer;
-  #welcomed = false;
-  #missed = 0;
-  #heard = false;
-  #goAway: MeshError | undefined;
-  #metaFirst = false;
-  #over = false;
-
-  constructor(options: ControlClientOptions, connection: ControlConnection, events: LiveEvents) {
-    this.#options = options;
-    this.#events = events;
-    const { clock } = options;
-    this.#socket = new ControlSocket(connection.ws, clock, {
-      onMessage: (message) => this.#received(message),
-      onDrain: () => this.#drained(),
-      onClose: (reason) => this.stop(reason, false),
-    });
-    this.#metaOut = new MetaSender((frame) => this.#socket.send(frame));
-    this.channels = new ChannelTable({
-      send: (frame) => this.#socket.send(frame),
-      onChannel: (leg) => options.onChannel(leg),
-      now: () => clock.now(),
-    });
-    const { node, version, boot } = options;
-    this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot });
-    this.#ping();
-    this.#cancel = clock.timer(CONNECT_MS, () => this.#fail(new MeshError("TIMEOUT", "The server sent no WELCOME")));
-  }
-
-  sendMeta(message: Uint8Array): boolean {
-    this.#metaOut.push(message);
-    return this.#pumpMeta();
-  }
-
-  /** Sends metadata while there is room; true when none waits. */
-  #pumpMeta(): boolean {
-    let done = this.#metaOut.empty;
-    while (!done && !this.#socket.congested) done = this.#metaOut.pump();
-    return done;
-  }
-
-  renew(body: string): Promise<string> {
-    const id = ++this.#lastRenewal;
-    return new Promise((resolve, reject) => {
-      const cancel = this.#options.clock.timer(RENEW_MS, () => {
-        this.#renewals.delete(id);
-        reject(new MeshError("TIMEOUT", "The server did not answer the renewal"));
-      });
-      this.#renewals.set(id, {
-        resolve: (answer) => {
-          cancel();
-          resolve(answer);
-        },
-        reject: (error) => {
-          cancel();
-          reject(error);
-        },
-      });
-      this.#tell({ type: "renew", id, body });
-    });
-  }
-
-  /** Ends it; `tell`: also the server. */
-  stop(reason: ReasonCode, tell: boolean): void {
-    const said = this.#goAway;
-    this.#fail(said ?? new MeshError(reason, `The connection to ${this.#options.url} ended: ${reason}`), tell);
-  }
-
-  #fail(error: MeshError, tell = true): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#cancel();
-    if (error.code === "TIMEOUT" || !tell) this.#socket.terminate();
-    else this.#socket.close(error.code);
-    this.channels.close("SERVER_UNREACHABLE");
-    for (const renewal of [...this.#renewals.values()]) {
-      renewal.reject(new MeshError("SERVER_UNREACHABLE", "The connection ended before the renewal was answered"));
-    }
-    this.#events.onEnd(error);
-  }
-
-  #received(bytes: Uint8Array): void {
-    if (this.#over) return;
-    this.#heard = true;
-    try {
-      if (!isChannelFrame(bytes)) this.#message(decodeControl(bytes));
-      else if (this.#welcomed) this.channels.receive(bytes);
-      else throw new MeshError("PROTOCOL", "A channel frame came before WELCOME");
-    } catch (error) {
-      this.#fail(error instanceof MeshError ? error : new MeshError("INTERNAL", "Message failed", { cause: error }));
-    }
-  }
-
-  #message(m: ControlMessage): void {
-    switch (m.type) {
-      case "welcome":
-        return this.#welcome(m);
-      case "pong":
-        return this.#pong(m.stamp, m.time);
-      case "meta": {
-        const message = this.#metaIn.push(m.bytes, m.last);
-        if (message) this.#options.onMeta(message);
-        return;
-      }
-      case "renewed":
-        return this.#takeRenewal(m.id)?.resolve(m.body);
-      case "goaway":
-        // The close that follows ends it; this only knows better why.
-        this.#goAway = new MeshError(m.code, `Server said: ${m.message}`);
-        return;
-      default:
-        return this.#events.onMessage(m);
-    }
-  }
-
-  #welcome(m: Welcome): void {
-    if (this.#welcomed) throw new MeshError("PROTOCOL", "WELCOME came twice");
-    if (m.protocol !== CONTROL_VERSION) {
-      throw new MeshError("VERSION", `Server speaks control version ${m.protocol}, this agent ${CONTROL_VERSION}`);
-    }
-    this.#welcomed = true;
-    this.#cancel();
-    this.#cancel = this.#options.clock.timer(PING_MS, () => this.#beat());
-    this.#events.onWelcome(m);
-  }
-
-  #pong(stamp: number, time: number): void {
-    const { clock } = this.#options;
-    this.#missed = 0;
-    if (this.offset.sample({ sentAt: stamp, now: clock.now(), wall: clock.wall(), server: time })) {
-      this.#options.onTime(time, stamp);
-    }
-  }
-
-  #beat(): void {
-    if (this.#heard) this.#missed = 0;
-    else if (++this.#missed >= MISSED) {
-      return this.#fail(new MeshError("TIMEOUT", `The server was silent for ${this.#missed} pings`));
-    }
-    this.#heard = false;
-    this.#ping();
-    const { clock } = this.#options;
-    this.#cancel = clock.timer(PONG_MS, () => {
-      if (!this.#heard) return this.#beat();
-      this.#cancel = clock.timer(PING_MS - PONG_MS, () => this.#beat());
-    });
-  }
-
-  #ping(): void {
-    this.#tell({ type: "ping", stamp: this.#options.clock.now() });
-  }
-
-  #tell(message: ControlMessage): void {
-    this.#socket.send(encodeControl(message));
-  }
-
-  #takeRenewal(id: number) {
-    const renewal = this.#renewals.get(id);
-    this.#renewals.delete(id);
-    return renewal;
-  }
-
-  #drained(): void {
-    // By turns, so that neither metadata nor a bulk transfer keeps the other waiting.
-    this.#metaFirst = !this.#metaFirst;
-    for (const meta of [this.#metaFirst, !this.#metaFirst]) {
-      if (this.#socket.congested || this.#over) return;
-      if (!meta) this.channels.drained();
-      else if (!this.#metaOut.empty && this.#pumpMeta()) this.#options.onMetaDrain();
     }
   }
 }
