@@ -2,7 +2,7 @@
  * Foreign names: from the cache while fresh, else from the upstreams of their zone; one question upstream however
  * many ask it; the expired answer when nobody answers in time (RFC 8767).
  */
-import type { Clock } from "../clock.ts";
+import type { CancelTimer, Clock } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import type { Loop } from "../net.ts";
 import type { AnswerCache } from "./cache.ts";
@@ -54,11 +54,20 @@ const STALE_AFTER_MS = 1200;
 /** RFC 8767 §5: after a failure the stale answer is given at once for this long. */
 const RECHECK_MS = 30_000;
 
+/** One client that waits. */
+interface Waiter {
+  readonly stale: Entry | undefined;
+  readonly done: OnForwarded;
+  /** Set while it may still be given its stale answer. */
+  cancel: CancelTimer | undefined;
+  over: boolean;
+}
+
 interface Flight {
   readonly key: string;
   readonly question: ForwardQuestion;
   readonly route: Route;
-  readonly waiters: OnForwarded[];
+  readonly waiters: Waiter[];
   readonly startedAt: number;
 }
 
@@ -89,6 +98,9 @@ export class Forwarder {
         clock: this.#deps.clock,
         random: this.#deps.random,
         done: (ticket, result) => this.#done(tickets, ticket, result),
+        allSilent: () => {
+          for (const flight of tickets.values()) for (const waiter of flight.waiters) this.#giveUp(waiter);
+        },
       });
       return { zone, io, tickets };
     });
@@ -126,16 +138,17 @@ export class Forwarder {
     }
     const key = flightKey(question);
     const flight = this.#flights.get(key);
+    // Nobody is known to be there: the old answer now, and the question asked in the background finds out.
+    const hopeless = stale !== undefined && route.io.pool.allDown;
     if (flight) {
+      if (hopeless) return this.#stale(stale, done);
       if (flight.waiters.length >= MAX_WAITERS) return this.#refuse(question, stale, done);
       this.stats.joined++;
-      flight.waiters.push(this.#impatient(stale, done));
+      flight.waiters.push(this.#waiter(stale, done, flight.startedAt));
       return;
     }
     if (this.#flights.size >= MAX_IN_FLIGHT) return this.#refuse(question, stale, done);
-    const hopeless = stale !== undefined && route.io.pool.allDown;
-    this.#start(key, question, route, hopeless ? [] : [this.#impatient(stale, done)]);
-    // Nobody is known to be there: the old answer now, and the question asked in the background finds out.
+    this.#start(key, question, route, hopeless ? [] : [this.#waiter(stale, done, now)]);
     if (hopeless) this.#stale(stale, done);
   }
 
@@ -152,7 +165,7 @@ export class Forwarder {
     if (this.#flights.size < MAX_IN_FLIGHT / 2) this.#start(key, question, route, []);
   }
 
-  #start(key: string, question: ForwardQuestion, route: Route, waiters: OnForwarded[]): void {
+  #start(key: string, question: ForwardQuestion, route: Route, waiters: Waiter[]): void {
     const wire = question.wire.slice();
     const flight: Flight = {
       key,
@@ -194,7 +207,7 @@ export class Forwarder {
     if (good) {
       this.stats.answered++;
       cache.set(question.hash, entry);
-      for (const waiter of waiters) waiter(entry, "upstream");
+      for (const waiter of waiters) finish(waiter, entry, "upstream");
       return;
     }
     this.stats.failed++;
@@ -205,29 +218,29 @@ export class Forwarder {
     }
     if (old && now < old.staleUntil && old.expiresAt !== old.staleUntil) {
       old.failedAt = now;
-      for (const waiter of waiters) this.#stale(old, waiter);
+      this.stats.stale += waiters.filter((w) => !w.over).length;
+      for (const waiter of waiters) finish(waiter, old, "stale");
       return;
     }
     const failure = entry ?? failureEntry(received, writer);
     cache.set(question.hash, failure);
-    for (const waiter of waiters) waiter(failure, "failed");
+    for (const waiter of waiters) finish(waiter, failure, "failed");
   }
 
-  /** A waiter that takes the stale answer when the fresh one is late. Calls through once. */
-  #impatient(stale: Entry | undefined, done: OnForwarded): OnForwarded {
-    if (stale === undefined) return done;
-    let over = false;
-    const cancel = this.#deps.clock.timer(STALE_AFTER_MS, () => {
-      if (over) return;
-      over = true;
-      this.#stale(stale, done);
-    });
-    return (entry, how) => {
-      if (over) return;
-      over = true;
-      cancel();
-      done(entry, how);
-    };
+  /** A waiter that takes the stale answer when the fresh one is late. */
+  #waiter(stale: Entry | undefined, done: OnForwarded, startedAt: number): Waiter {
+    const waiter: Waiter = { stale, done, cancel: undefined, over: false };
+    if (stale) {
+      const ms = startedAt + STALE_AFTER_MS - this.#deps.clock.now();
+      waiter.cancel = this.#deps.clock.timer(ms, () => this.#giveUp(waiter));
+    }
+    return waiter;
+  }
+
+  #giveUp(waiter: Waiter): void {
+    if (waiter.stale === undefined || waiter.over) return;
+    this.stats.stale++;
+    finish(waiter, waiter.stale, "stale");
   }
 
   #stale(entry: Entry, done: OnForwarded): void {
@@ -256,6 +269,14 @@ export function nearlyExpired(entry: Entry, now: number): boolean {
   if (isNegative(entry)) return false;
   const life = entry.expiresAt - entry.storedAt;
   return life >= FAILURE_TTL * 2000 && entry.expiresAt - now < life / 10;
+}
+
+/** Calls a waiter back, once. */
+function finish(waiter: Waiter, entry: Entry, how: ForwardHow): void {
+  if (waiter.over) return;
+  waiter.over = true;
+  waiter.cancel?.();
+  waiter.done(entry, how);
 }
 
 function flightKey(question: ForwardQuestion): string {

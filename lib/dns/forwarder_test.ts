@@ -180,7 +180,10 @@ Deno.test("stale: an expired answer is served with TTL 30 while no upstream answ
   const before = server.clock.now();
   const first = await server.ask("a.test");
   assert.deepEqual([first.rcode, ttlOf(first)], ["NOERROR", 30]);
-  assert.ok(server.clock.now() - before <= 1300, `${server.clock.now() - before} ms`);
+  assert.ok(
+    server.clock.now() - before <= 400,
+    `${server.clock.now() - before} ms: two silences of a quick server are enough`,
+  );
   server.clock.advance(60_000);
   const again = server.clock.now();
   const second = await server.ask("a.test");

@@ -49,6 +49,8 @@ export interface UpstreamEffects {
   sendTcp(exchange: number, to: IpPort, bytes: Uint8Array): void;
   close(exchange: number): void;
   done(ticket: number, result: UpstreamResult): void;
+  /** No server is known to be alive any more; queries under way go on for a while. */
+  allSilent(): void;
   random(into: Uint8Array): void;
 }
 
@@ -57,7 +59,7 @@ interface Job {
   readonly question: UpstreamQuestion;
   readonly order: readonly UpstreamServer[];
   readonly attempts: number;
-  readonly deadline: number;
+  readonly startedAt: number;
   attempt: number;
   readonly exchanges: Set<Exchange>;
   /** An answer that is no answer (SERVFAIL, REFUSED …): given on when nobody knows better. */
@@ -132,7 +134,7 @@ export class UpstreamPool {
       question,
       order,
       attempts: order.length * MAX_ROUNDS,
-      deadline: now + (this.allDown ? DOWN_DEADLINE_MS : DEADLINE_MS),
+      startedAt: now,
       attempt: 0,
       exchanges: new Set(),
       bad: undefined,
@@ -168,7 +170,7 @@ export class UpstreamPool {
     const x = this.#exchanges.get(exchange);
     if (x === undefined || x.tcp) return;
     this.#end(x);
-    if (!x.waited) x.server.onSilence(now);
+    if (!x.waited) this.#silence(x.server, now);
     if (x.job && !x.waited) this.#goOn(x.job, now);
   }
 
@@ -188,7 +190,7 @@ export class UpstreamPool {
     const x = this.#exchanges.get(exchange);
     if (x === undefined || !x.tcp) return;
     this.#end(x);
-    x.server.onSilence(now);
+    this.#silence(x.server, now);
     if (x.job) this.#goOn(x.job, now);
   }
 
@@ -197,11 +199,12 @@ export class UpstreamPool {
     for (const x of this.#exchanges.values()) {
       if (x.waited || now < x.waitUntil) continue;
       x.waited = true;
-      x.server.onSilence(now);
+      this.#silence(x.server, now);
       if (x.job === undefined || x.tcp) this.#end(x);
       if (x.job) this.#launch(x.job, now);
     }
-    for (const job of this.#jobs) if (now >= job.deadline) this.#fail(job, `no answer within the deadline`);
+    const limit = this.allDown ? DOWN_DEADLINE_MS : DEADLINE_MS;
+    for (const job of this.#jobs) if (now >= job.startedAt + limit) this.#fail(job, `no answer within ${limit} ms`);
     if (now - this.#lastAsk <= PROBE_ONLY_WITHIN_MS) { for (const s of this.#servers) this.#probe(s, now); }
   }
 
@@ -222,7 +225,7 @@ export class UpstreamPool {
       if (server === undefined) break;
       job.attempt++;
       if (this.#send(job, server, { tcp: server.tcpOnly, edns: server.usesEdns(now) }, now)) return;
-      server.onSilence(now);
+      this.#silence(server, now);
     }
     if (!job.over && job.exchanges.size === 0) this.#exhausted(job);
   }
@@ -328,11 +331,17 @@ export class UpstreamPool {
     this.#effects.close(x.number);
   }
 
+  #silence(server: UpstreamServer, now: number): void {
+    const before = this.allDown;
+    server.onSilence(now);
+    if (!before && this.allDown) this.#effects.allSilent();
+  }
+
   #probe(server: UpstreamServer, now: number): void {
     if (!server.takeProbe(now)) return;
     server.probing = true;
     const sent = this.#send(undefined, server, { tcp: server.tcpOnly, edns: server.usesEdns(now) }, now);
-    if (!sent) server.onSilence(now);
+    if (!sent) this.#silence(server, now);
   }
 }
 

@@ -16,6 +16,7 @@ export interface UpstreamIoDeps {
   readonly random: (into: Uint8Array) => void;
   /** An answer, or that there is none; `bytes` are valid during the call only. */
   readonly done: (ticket: number, result: UpstreamResult) => void;
+  readonly allSilent: () => void;
 }
 
 type Channel = { readonly kind: "udp"; readonly socket: UdpSocket } | {
@@ -38,6 +39,7 @@ export class UpstreamIo {
       sendTcp: (exchange, to, bytes) => this.#sendTcp(exchange, to, bytes),
       close: (exchange) => this.#close(exchange),
       done: deps.done,
+      allSilent: deps.allSilent,
       random: deps.random,
     });
   }
