@@ -35,6 +35,8 @@ export class Flow implements DatagramFlow, Teller {
   #early: DatagramQueue | undefined;
   waiting = false;
   notified = false;
+  /** Offset of its OPEN, if it is ours. */
+  openedAt = 0;
   readonly #host: FlowHost;
   #handler: FlowHandler;
   #reason: ReasonCode | undefined;

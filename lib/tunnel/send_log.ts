@@ -8,7 +8,7 @@
  */
 import { ACK_ROOM, BATCH_ROOM, FRAME_HEADER, MAX_PAYLOAD, SEGMENT } from "./constants.ts";
 import { BufferPool } from "./buffer_pool.ts";
-import { get24, put16, putHeader, TYPE } from "./frame.ts";
+import { get24, get32, put16, putHeader, TYPE } from "./frame.ts";
 
 /** Below this much room a batch counts as full: a tiny last frame costs more than a slightly shorter batch. */
 const SLIVER = 512;
@@ -26,6 +26,12 @@ interface Segment {
 
 /** Sends bytes `[start, end)`; the `room` bytes before `start` may be overwritten, for an ACK that travels with them. */
 export type SendBatch = (bytes: Uint8Array<ArrayBuffer>, start: number, end: number, room: number) => void;
+
+/** A stream or flow of ours. */
+export interface Opened {
+  /** Offset of its OPEN. */
+  openedAt: number;
+}
 
 interface Batch {
   segment: Segment;
@@ -241,6 +247,29 @@ export class SendLog {
       this.#high =
         0;
     this.trim();
+  }
+
+  /** Drops everything but the frames of `keep` that were never given to a carrier; counting starts at 0 again. */
+  restart(keep: ReadonlyMap<number, Opened>): void {
+    this.seal();
+    const kept: Uint8Array[] = [];
+    for (let i = 0; i < this.#count; i++) {
+      const { segment, offset, start, length } = this.#at(i);
+      // Batches go to a carrier whole.
+      if (offset < this.#high) continue;
+      for (let at = start; at < start + length;) {
+        const size = FRAME_HEADER + get24(segment.bytes, at + 1);
+        if (keep.has(get32(segment.bytes, at + 4))) kept.push(segment.bytes.slice(at, at + size));
+        at += size;
+      }
+    }
+    this.clear();
+    for (const frame of kept) {
+      const id = get32(frame, 4);
+      if (frame[0] === TYPE.OPEN) keep.get(id)!.openedAt = this.#tx;
+      const at = this.frame(frame[0]!, id, frame.length - FRAME_HEADER);
+      this.bytes.set(frame.subarray(FRAME_HEADER), at);
+    }
   }
 
   /** Gives the last segment back when nothing is held: an idle session keeps no buffer. */

@@ -12,7 +12,7 @@ import { get64, GOAWAY_SIZE, OFFSET_SIZE, PING_SIZE, put16, put64, putHeader, TY
 import type { Flow } from "./flow.ts";
 import type { Link } from "./link.ts";
 import type { Violation } from "./receiver.ts";
-import { type SendBatch, SendLog } from "./send_log.ts";
+import { type Opened, type SendBatch, SendLog } from "./send_log.ts";
 import type { Stream } from "./stream.ts";
 
 /** Below this room a busy carrier's next batch counts as full. */
@@ -107,15 +107,20 @@ export class Sender {
     this.datagrams.trim();
   }
 
-  /** Everything sent so far is void: the peer lost its state. */
-  clear(): void {
+  /** The peer lost its state: of all that was written, only the frames of `keep` that it never got still count. */
+  restart(keep: ReadonlyMap<number, Opened>): void {
     this.pause();
-    this.log.clear();
-    this.#line.clear();
+    this.log.restart(keep);
     this.datagrams.clear();
     this.#ackSent = 0;
     this.#ackDue = false;
     this.trim();
+  }
+
+  /** The session is over. */
+  clear(): void {
+    this.restart(new Map());
+    this.#line.clear();
   }
 
   /** Acknowledge at least this often: a quarter of what the peer can hold. */

@@ -348,8 +348,7 @@ export class SessionCore {
       receiver: this.#receiver,
       now,
       restarted: () => {
-        this.#table.failAll("PEER_GONE");
-        this.#sender.clear();
+        this.#sender.restart(this.#table.restart(this.#sender.log.sent));
         this.#receiver.restart();
         this.#peerDraining = false;
       },

@@ -190,6 +190,73 @@ Deno.test("a stream opened while the peer was away is not lost to its restart if
   world.close();
 });
 
+Deno.test("a peer that restarted gets the streams that were opened while it was away, and no others", () => {
+  const { world, client, owners, near } = talking();
+  acceptFlows(world.b);
+  near.hold();
+  const halfway = open(world.a, "sent, but did it arrive?");
+  world.run();
+  near.cut();
+  world.run();
+  const patient = open(world.a, "POST /order");
+  patient.send(" item=1");
+  client.send("to the old one");
+  const given = open(world.a, "changed my mind");
+  given.stream.reset("RESET");
+  const large = open(world.a, new Uint8Array(100_000));
+  const flow = openFlow(world.a);
+  patient.send(" item=2");
+  patient.stream.closeWrite();
+  world.run();
+  owners.length = 0;
+  world.restart(world.b);
+  world.connect();
+  world.run();
+  assert.deepEqual([client.reason, halfway.reason, patient.reason, flow.calls], [
+    "PEER_GONE",
+    "PEER_GONE",
+    undefined,
+    [],
+  ]);
+  assert.deepEqual(owners.map((o) => o.text.slice(0, 30)), ["POST /order item=1 item=2", "\0".repeat(30)]);
+  assert.equal(owners[1]!.received, 100_000);
+  assert.ok(owners[0]!.ended);
+  owners[0]!.send("201");
+  owners[0]!.stream.closeWrite();
+  world.run();
+  assert.equal(patient.text, "201");
+  assert.ok(patient.closed && !large.closed);
+  world.pass(100);
+  assert.equal(world.a.session.stats().retained, 0);
+  world.close();
+});
+
+Deno.test("a stream that survived one restart by waiting does not survive the next one after it was sent", () => {
+  const world = new World();
+  const owners = acceptAll(world.b);
+  const crash = () => {
+    near.cut();
+    world.run();
+    world.restart(world.b);
+    world.run();
+  };
+  let [near] = world.connect();
+  for (let i = 0; i < 50; i++) open(world.a, "something to count");
+  world.run();
+  crash();
+  const patient = open(world.a, "POST /order");
+  world.run();
+  [near] = world.connect();
+  world.run();
+  assert.equal(owners.at(-1)!.text, "POST /order");
+  crash();
+  world.connect();
+  world.run();
+  assert.equal(patient.reason, "PEER_GONE");
+  assert.equal(world.a.session.state, "up");
+  world.close();
+});
+
 Deno.test("early bytes on a carrier that died unanswered are never carried out twice", () => {
   const world = new World();
   const client = open(world.a, "POST /pay");

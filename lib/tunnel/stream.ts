@@ -53,6 +53,8 @@ export class Stream implements MeshStream, PieceOwner, Teller {
   // For the table: whether it is in the numbers of open and of not yet accepted streams.
   counted = false;
   pending = false;
+  /** Offset of its OPEN, if it is ours. */
+  openedAt = 0;
 
   readonly #host: StreamHost;
   readonly #window: ReceiveWindow;

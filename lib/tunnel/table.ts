@@ -16,6 +16,7 @@ import {
   TYPE,
 } from "./frame.ts";
 import type { Violation } from "./receiver.ts";
+import type { Opened } from "./send_log.ts";
 import { Stream, type StreamHost } from "./stream.ts";
 
 export interface TableHost extends StreamHost, FlowHost {
@@ -36,7 +37,8 @@ export class Table {
   readonly #streams = new Map<number, Stream>();
   readonly #flows = new Map<number, Flow>();
   #nextMine: number;
-  #lastTheirs = 0;
+  /** Last id the peer used; ids rise, in the sense of serial numbers (RFC 1982), so that they may wrap around. */
+  #lastTheirs: number | undefined;
   /** What the peer allows us, by its HELLO; before that we assume our own limits. */
   #maxStreams: number;
   #maxFlows: number;
@@ -86,6 +88,7 @@ export class Table {
     stream.counted = true;
     this.#mine++;
     this.#streams.set(stream.id, stream);
+    stream.openedAt = this.#host.sender.log.tx;
     this.#sendOpen(stream.id, size, { flow: false, target, window: stream.startWindow() });
     if (first !== undefined && first.length > 0) stream.first(first);
     return stream;
@@ -101,6 +104,7 @@ export class Table {
     }
     this.#myFlows++;
     this.#flows.set(flow.id, flow);
+    flow.openedAt = this.#host.sender.log.tx;
     this.#sendOpen(flow.id, size, { flow: true, target, window: 0 });
     return flow;
   }
@@ -140,18 +144,30 @@ export class Table {
     return this.#streams.has(id);
   }
 
-  /** Ends everything; ids start anew. */
+  /** Ends everything. */
   failAll(reason: ReasonCode): void {
-    const streams = [...this.#streams.values()];
-    const flows = [...this.#flows.values()];
-    this.#streams.clear();
-    for (const stream of streams) stream.fail(reason);
-    for (const flow of flows) {
+    this.#fail(reason, () => true);
+  }
+
+  /**
+   * The peer lost its state. What was opened at offset `sent` or later never reached it and can go on with the new
+   * one; the rest ends. Returns what goes on.
+   */
+  restart(sent: number): ReadonlyMap<number, Opened> {
+    this.#fail("PEER_GONE", (entry) => !entry.mine || entry.openedAt < sent);
+    this.#lastTheirs = undefined;
+    return new Map<number, Opened>([...this.#streams, ...this.#flows]);
+  }
+
+  #fail(reason: ReasonCode, which: (entry: Stream | Flow) => boolean): void {
+    for (const stream of [...this.#streams.values()].filter(which)) {
+      this.#streams.delete(stream.id);
+      stream.fail(reason);
+    }
+    for (const flow of [...this.#flows.values()].filter(which)) {
       this.#host.flowEnded(flow);
       flow.fail(reason);
     }
-    this.#nextMine = this.#firstId;
-    this.#lastTheirs = 0;
   }
 
   // ── frames ──
@@ -199,7 +215,7 @@ export class Table {
 
   #opened(id: number, payload: Uint8Array): Violation {
     if (id === 0 || (id & 1) === (this.#firstId & 1)) return "OPEN with an id of the other side";
-    if (((id - this.#lastTheirs) | 0) <= 0 || this.#streams.has(id) || this.#flows.has(id)) {
+    if (this.#theyUsed(id) || this.#streams.has(id) || this.#flows.has(id)) {
       return "OPEN with a used id";
     }
     const open = decodeOpen(payload, this.#host.node);
@@ -241,8 +257,12 @@ export class Table {
   #unknown(id: number): Violation {
     if (this.#flows.has(id)) return "stream frame for a flow";
     const mine = (id & 1) === (this.#firstId & 1);
-    const used = mine ? ((id - this.#nextMine) | 0) < 0 : ((id - this.#lastTheirs) | 0) <= 0;
+    const used = mine ? ((id - this.#nextMine) | 0) < 0 : this.#theyUsed(id);
     return id !== 0 && used ? undefined : "frame for an id that was never opened";
+  }
+
+  #theyUsed(id: number): boolean {
+    return this.#lastTheirs !== undefined && ((id - this.#lastTheirs) | 0) <= 0;
   }
 
   #refuse(type: number, id: number, code: ReasonCode): undefined {
