@@ -262,7 +262,10 @@ export class SessionCore {
         const hello = link.greeted ? undefined : decodeHello(batch.subarray(at, at + length));
         if (hello === undefined) return "HELLO of a forbidden form, or a second one";
         const refusal = this.#links.greeted(link, hello);
-        if (refusal !== undefined) this.close(refusal.reason, refusal.detail);
+        if (refusal === undefined) return undefined;
+        // The last word goes where it can be read: to the process that said this HELLO.
+        this.#sender.use(link);
+        this.close(refusal.reason, refusal.detail);
         return undefined;
       }
       case TYPE.RESUME:

@@ -454,6 +454,14 @@ Deno.test("no version in common ends the session with VERSION", () => {
   }
 });
 
+Deno.test("a peer that comes back with other versions is told so on its own carrier", () => {
+  const { world, peer } = scene();
+  const newer = new RawPeer(world, world.a.session);
+  newer.greet({ min: 2, max: 2, instance: 4711 });
+  assert.deepEqual(newer.got(TYPE.GOAWAY).map((f) => [...f.payload]), [[0, 27, 1]]);
+  assert.deepEqual([peer.closed, newer.closed], ["clean", "clean"]);
+});
+
 Deno.test("a newer peer that still speaks version 1 is welcome", () => {
   const world = new World();
   const peer = new RawPeer(world, world.a.session);
