@@ -107,6 +107,11 @@ export class Poller {
     return this.#state === "running";
   }
 
+  /** Whether a helper thread waits for events: the loop is idle. */
+  get isWaiting(): boolean {
+    return this.#state === "waiting";
+  }
+
   /** Starts watching. Throws MeshError KERNEL. */
   add(fd: Fd, events: number, target: Pollable): void {
     const generation = this.#generation = (this.#generation + 1) >>> 0;

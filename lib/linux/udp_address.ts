@@ -43,6 +43,11 @@ export class UdpAddressTable {
   readonly #given = new WeakMap<IpPort, UdpAddress>();
   #used = 0;
 
+  /** Addresses that are remembered now. */
+  get size(): number {
+    return this.#used;
+  }
+
   /** The address at word `at` of `words`. */
   find(words: Uint32Array, at: number): UdpAddress {
     const count = (words[at]! & 0xffff) === AF_INET ? 2 : ADDRESS_WORDS;
