@@ -31,6 +31,9 @@ import { makeTunnel } from "./agent_tunnel.ts";
 import { type DaemonFlags, openLog, readConfig, untilStopped } from "./daemon.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
+/** A host that starts without its server says it is ready after this long: what works offline must not wait for it. */
+const FIRST_CONNECTION_MS = 2_000;
+
 export async function agentCommand(flags: DaemonFlags): Promise<number> {
   const config = await readConfig("agent", flags);
   const { log, sink } = openLog(config.log);
@@ -131,6 +134,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   let forwarder: Forwarder | undefined;
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
+  const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
   const tunnel: AgentTunnel = makeTunnel({
     config,
     identity,
@@ -139,6 +143,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     onStream: (incoming) => forwarder ? forwarder.onTunnelStream(incoming) : incoming.refuse("NOT_ALLOWED"),
     onFlow: (incoming) => forwarder ? forwarder.onTunnelFlow(incoming) : incoming.refuse("NOT_ALLOWED"),
     onServers: (connected) => {
+      if (connected > 0) serverTried();
       if ((connected > 0) !== online) {
         online = connected > 0;
         running.modeSince = clock.wall();
@@ -207,6 +212,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
 
   if (config.tunnel.enabled) {
     tunnel.start();
+    stack.defer(clock.timer(FIRST_CONNECTION_MS, serverTried));
     stack.defer(
       identity.watch((body) => tunnel.servers.renew(body), () => log.debug("carriers use the new certificate")),
     );

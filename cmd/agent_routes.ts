@@ -14,10 +14,11 @@ import {
   STATUS_VERSION,
   type Warning,
 } from "../lib/status.ts";
-import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer.ts";
+import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer_types.ts";
 import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
 import type { RunningAgent } from "./agent.ts";
+import { duration } from "./output.ts";
 
 export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
@@ -189,7 +190,7 @@ function warnings(agent: RunningAgent, servers: readonly ServerLinkStatus[]): Wa
   if (skew !== undefined && Math.abs(skew) > 5 * 60_000) {
     out.push({
       code: "CLOCK_SKEW",
-      text: `this machine's clock is ${Math.round(Math.abs(skew) / 1000)} s ${
+      text: `this machine's clock is ${duration(Math.abs(skew) / 1000)} ${
         skew > 0 ? "ahead of" : "behind"
       } the server's, whose time is used`,
       hint: "set the clock, or run an NTP client",
