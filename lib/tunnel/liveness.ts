@@ -42,14 +42,14 @@ export class Liveness {
     return this.#token;
   }
 
-  /** A carrier became active: measure it at once. */
-  start(now: number): void {
+  /** A carrier became active: returns the number of a ping to send at once, to measure it. */
+  start(now: number): number {
     this.#firstToken = this.#token + 1;
-    this.#outstanding = false;
     this.#missed = 0;
     this.#lastHeard = now;
     this.#smoothed = this.#least = undefined;
-    this.#nextAt = now;
+    this.#nextAt = Infinity;
+    return this.ask(now);
   }
 
   stop(): void {

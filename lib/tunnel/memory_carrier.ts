@@ -2,6 +2,7 @@
  * Two carriers joined in memory: what tests and benches of sessions use in place of a network. Batches are copied as a
  * real carrier copies them, delivered later, and can be held back, lost or cut off.
  */
+import type { Clock } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import { BufferPool } from "./buffer_pool.ts";
 import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "./carrier.ts";
@@ -16,6 +17,8 @@ export interface MemoryCarrierOptions {
   readonly capacity?: number;
   /** Runs a task soon, after the code that is running now. */
   readonly later: (task: () => void) => void;
+  /** Time each batch is under way, by a clock of the test. */
+  readonly delay?: { readonly clock: Clock; readonly ms: number };
 }
 
 /** Makes a connected pair. */
@@ -33,6 +36,8 @@ const buffers = new BufferPool(MAX_BATCH, 64);
 interface Waiting {
   readonly bytes: Uint8Array<ArrayBuffer>;
   length: number;
+  /** When it arrives. */
+  at: number;
 }
 
 export class MemoryCarrier implements Carrier {
@@ -40,6 +45,7 @@ export class MemoryCarrier implements Carrier {
   readonly path: PathKind;
   readonly #later: (task: () => void) => void;
   readonly #capacity: number;
+  readonly #delay: MemoryCarrierOptions["delay"];
   /** Batches on the way to the other end. */
   readonly #way = new Fifo<Waiting>();
   readonly #spare: Waiting[] = [];
@@ -56,6 +62,7 @@ export class MemoryCarrier implements Carrier {
     this.path = options.path ?? "direct";
     this.#later = options.later;
     this.#capacity = options.capacity ?? 4 * MAX_BATCH;
+    this.#delay = options.delay;
   }
 
   /** Joins this end to the other one. */
@@ -85,9 +92,10 @@ export class MemoryCarrier implements Carrier {
   send(batch: Uint8Array): boolean {
     if (this.#over) return true;
     if (batch.length === 0 || batch.length > MAX_BATCH) throw new RangeError(`Batch of ${batch.length} bytes`);
-    const waiting = this.#spare.pop() ?? { bytes: buffers.take(), length: 0 };
+    const waiting = this.#spare.pop() ?? { bytes: buffers.take(), length: 0, at: 0 };
     waiting.bytes.set(batch);
     waiting.length = batch.length;
+    if (this.#delay !== undefined) waiting.at = this.#delay.clock.now() + this.#delay.ms;
     this.#way.push(waiting);
     this.#bytes += batch.length;
     this.#move();
@@ -144,13 +152,21 @@ export class MemoryCarrier implements Carrier {
     this.#asked = false;
     // As many as there are now: what is sent meanwhile waits for the next turn, as on a real loop.
     for (let n = this.#way.size; n > 0 && !this.#held && this.#other.#handler !== idle; n--) {
-      const waiting = this.#way.shift();
-      if (waiting === undefined) break;
-      this.#deliver(waiting);
+      const next = this.#way.peek();
+      if (next === undefined) break;
+      const early = this.#delay === undefined ? 0 : next.at - this.#delay.clock.now();
+      if (early > 0) return this.#moveIn(early);
+      this.#way.shift();
+      this.#deliver(next);
     }
     if (this.#way.size > 0) this.#move();
     else if (this.#over) this.#other.#hangUp();
   };
+
+  #moveIn(ms: number): void {
+    this.#asked = true;
+    this.#delay!.clock.timer(ms, this.#run);
+  }
 
   #deliver(waiting: Waiting): void {
     this.#bytes -= waiting.length;

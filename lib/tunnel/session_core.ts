@@ -334,7 +334,7 @@ export class SessionCore {
     if (now - this.#downAt > DATAGRAM_STALE_MS) this.#sender.datagrams.clear();
     this.#downAt = Infinity;
     this.#pings.fail();
-    this.#live.start(now);
+    this.#sender.ping(this.#live.start(now));
     this.#turn.tell(() => this.#events.onUp(link.carrier));
     if (hello.draining) this.#peerDrains("SHUTDOWN");
   }
