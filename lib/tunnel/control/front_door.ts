@@ -120,7 +120,8 @@ export class FrontDoor<P extends PeerIdentity> {
   }
 
   #arrived(socket: net.Socket): void {
-    const source = parseIp(socket.remoteAddress ?? "") ?? "";
+    // The zone of a link-local address (fe80::1%eth0) says which of our links it is on, not who it is.
+    const source = parseIp((socket.remoteAddress ?? "").replace(/%.*$/, "")) ?? "";
     const ofSource = this.#perSource.get(source) ?? 0;
     if (source === "" || ofSource >= this.#limits.perSource || this.#visitors.size >= this.#limits.pending) {
       this.turnedAway++;

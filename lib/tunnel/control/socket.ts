@@ -48,7 +48,10 @@ export class ControlSocket {
     this.#handler = handler;
     ws.on("message", (data: Uint8Array, isBinary: boolean) => {
       if (this.#over) return;
-      if (!isBinary) return this.#lost("PROTOCOL");
+      if (!isBinary) {
+        this.close("PROTOCOL");
+        return handler.onClose("PROTOCOL");
+      }
       // Not as a Buffer: its slice() is a view, and who is handed these bytes expects a copy of it.
       handler.onMessage(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
     });
