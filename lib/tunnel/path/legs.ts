@@ -1,0 +1,103 @@
+/**
+ * TCP connections between two agents up to the point where TLS takes over: made or accepted by the loop, opened with a
+ * knock, handed over as a leg.
+ */
+import type { Duplex } from "node:stream";
+import { MeshError, type ReasonCode } from "../../errors.ts";
+import {
+  type DialOptions,
+  type IpPort,
+  type Loop,
+  type MeshStream,
+  type StreamHandler,
+  WOULD_BLOCK,
+} from "../../net.ts";
+import { isKnock, KNOCK_BYTES, makeKnock } from "./knock.ts";
+
+/** What paths need of the kernel. */
+export interface PathSockets {
+  readonly loop: Loop;
+  /** Takes an open connection out of the loop, as a leg for the carrier engine. Throws MeshError if it just broke. */
+  leg(stream: MeshStream): Duplex;
+}
+
+/** Stops what is under way; afterwards nothing is told. Safe at any time. */
+export type Cancel = () => void;
+
+/** Told once: the leg, or why there is none. */
+export type LegDone = (result: Duplex | MeshError) => void;
+
+export interface LegDial extends DialOptions {
+  readonly to: IpPort;
+  /** The node that is meant, and a key of the mesh: for the knock. */
+  readonly node: string;
+  readonly key: Uint8Array;
+}
+
+/** Connects, knocks and hands over the connection. `done` is never called from inside this call. */
+export function dialLeg(sockets: PathSockets, dial: LegDial, done: LegDone): Cancel {
+  const { to, node, key, ...options } = dial;
+  const fail = (code: ReasonCode) => done(new MeshError(code, `Cannot connect to ${to.ip} port ${to.port}: ${code}`));
+  const stream = sockets.loop.dialTcp(to, {
+    onOpen: () => {
+      const knock = makeKnock(key, node);
+      // The buffer of a fresh socket takes it whole.
+      if (stream.write(knock, 0, KNOCK_BYTES) < KNOCK_BYTES) {
+        stream.reset("PEER_GONE");
+        return fail("PEER_GONE");
+      }
+      handOver(sockets, stream, done);
+    },
+    onReadable() {},
+    onWritable() {},
+    onClose: (reason) => fail(reason ?? "PEER_GONE"),
+  }, options);
+  return () => stream.reset("SHUTDOWN");
+}
+
+export interface LegAccept {
+  /** Our own name and the keys of the mesh: for the knock. */
+  readonly node: string;
+  readonly keys: readonly Uint8Array[];
+}
+
+/**
+ * Waits for the knock on an accepted or simultaneously opened connection and hands it over. Anything else than the
+ * knock ends in RST without a byte from us, told as CERT_UNTRUSTED; the caller has the deadline.
+ */
+export function acceptLeg(sockets: PathSockets, stream: MeshStream, accept: LegAccept, done: LegDone): Cancel {
+  const knock = new Uint8Array(KNOCK_BYTES);
+  let have = 0;
+  const refuse = (code: ReasonCode, what: string) => {
+    stream.reset(code);
+    done(new MeshError(code, what));
+  };
+  const handler: StreamHandler = {
+    onOpen() {},
+    onWritable() {},
+    onReadable: () => {
+      while (have < KNOCK_BYTES) {
+        const n = stream.read(knock.subarray(have));
+        if (n === WOULD_BLOCK) return;
+        if (n === 0) return refuse("PEER_GONE", "The connection ended before the knock");
+        have += n;
+      }
+      if (!isKnock(accept.keys, knock, accept.node)) return refuse("CERT_UNTRUSTED", "No agent of this mesh knocked");
+      handOver(sockets, stream, done);
+    },
+    onClose: () => done(new MeshError("PEER_GONE", "The connection ended before the knock")),
+  };
+  stream.handler = handler;
+  return () => stream.reset("SHUTDOWN");
+}
+
+function handOver(sockets: PathSockets, stream: MeshStream, done: LegDone): void {
+  let leg: Duplex;
+  try {
+    leg = sockets.leg(stream);
+  } catch (cause) {
+    stream.reset("PEER_GONE");
+    return done(new MeshError("PEER_GONE", "The connection ended at once", { cause }));
+  }
+  done(leg);
+}
