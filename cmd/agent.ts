@@ -20,7 +20,7 @@ import { ServerSource } from "../lib/meta/source_server.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { startAdmin } from "./admin_server.ts";
-import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs } from "./agent_facts.ts";
+import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs, vitalAddresses } from "./agent_facts.ts";
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
 import { DnsModule } from "./agent_dns.ts";
@@ -87,7 +87,8 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const readiness = new Readiness();
   await using stack = new AsyncDisposableStack();
 
-  await identity.retainRevocations(config.server.length > 0 ? config.server : identity.state.mesh.servers);
+  const servers = config.server.length > 0 ? config.server : identity.state.mesh.servers;
+  await identity.retainRevocations(servers);
   const loop = EpollLoop.open({ clock, log: log.child("loop") });
   stack.use(loop);
   stack.defer(() => identity.close());
@@ -98,7 +99,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     log: log.child("meta"),
     layers: config.manifests ? ["local", "base"] : ["base"],
   });
-  const guard = new Guard(guardPolicy(config, cidrs, []));
+  const guard = new Guard(guardPolicy(config, cidrs, vitalAddresses(servers)));
   const disk = new DiskSnapshot({
     files: openSnapshotFiles(state.path),
     layer: store.layer("base"),
@@ -126,7 +127,16 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
 
   let facts = nodeFacts(config, store.snapshot, identity.node);
   const dns = config.dns.enabled
-    ? await DnsModule.start({ config, loop, log, store, cidrs, facts: () => facts, mesh: link.addresses })
+    ? await DnsModule.start({
+      config,
+      loop,
+      log,
+      store,
+      cidrs,
+      facts: () => facts,
+      mesh: link.addresses,
+      stateDir: state.path,
+    })
     : undefined;
   if (dns) stack.defer(() => dns.close());
 
@@ -195,7 +205,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const next = nodeFacts(config, store.snapshot, identity.node);
     if (!sameFacts(facts, next)) {
       running.facts = facts = next;
-      guard.policy = guardPolicy(config, cidrs, []);
+      guard.policy = guardPolicy(config, cidrs, vitalAddresses(servers));
       void forwarder?.setFacts(facts);
     }
     forwarder?.update(store.snapshot).then(() => {

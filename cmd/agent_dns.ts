@@ -5,9 +5,11 @@ import { type Cidr, cidrText } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../lib/dns/config.ts";
+import type { CacheStore } from "../lib/dns/persist.ts";
 import type { DnsServer, DnsStats } from "../lib/dns/server.ts";
 import { describe, MeshError } from "../lib/errors.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
+import { writeAtomic } from "../lib/linux/files.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
 import type { Logger } from "../lib/log.ts";
 import type { MetaStore } from "../lib/meta/store.ts";
@@ -24,6 +26,8 @@ export interface DnsModuleParts {
   readonly cidrs: readonly Cidr[];
   /** Addresses of the mesh link. */
   readonly mesh: readonly string[];
+  /** Folder for answers that outlive a restart. */
+  readonly stateDir: string;
   facts(): NodeFacts;
 }
 
@@ -66,7 +70,7 @@ export class DnsModule {
   }
 
   async #try(): Promise<void> {
-    const { config, loop, log, store, mesh } = this.#parts;
+    const { config, loop, log, store, mesh, stateDir } = this.#parts;
     const { DnsServer } = await import("../lib/dns/server.ts");
     try {
       this.#server = DnsServer.start({
@@ -78,6 +82,7 @@ export class DnsModule {
         config: this.#config,
         sources: this.#sources(),
         readText,
+        store: cacheStore(`${stateDir}/dns-cache`),
       });
       if (this.#problem !== undefined) log.info("DNS listens now");
       this.#problem = undefined;
@@ -119,6 +124,20 @@ async function dnsConfig({ config, cidrs }: DnsModuleParts): Promise<DnsConfig> 
       });
     }),
     reverseNetworks: cidrs.map(cidrText),
+  };
+}
+
+/** A cache, so a file that cannot be read or written is as good as none. */
+function cacheStore(path: string): CacheStore {
+  return {
+    load() {
+      try {
+        return Deno.readFileSync(path);
+      } catch {
+        return undefined;
+      }
+    },
+    save: (bytes) => writeAtomic(path, bytes).catch(() => {}),
   };
 }
 

@@ -2,6 +2,7 @@
 import { type Cidr, cidrContains, parseCidr, parseIp } from "../lib/addr.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts } from "../lib/forward/facts.ts";
+import { Links } from "../lib/linux/links.ts";
 import type { GuardPolicy } from "../lib/meta/guard.ts";
 import type { MetaReader } from "../lib/meta/model.ts";
 
@@ -58,6 +59,30 @@ export function forwardConfig(config: AgentConfig): ForwardConfig {
     reservedPorts: RESERVED_PORTS,
     privateEndpoints: config.forward.allowPrivateExternalEndpoints,
   };
+}
+
+/** Addresses this node depends on and nobody may claim: gateways, resolvers, servers. */
+export function vitalAddresses(servers: readonly string[]): string[] {
+  const out = new Set<string>();
+  for (const url of servers) {
+    const ip = parseIp(new URL(url).hostname.replace(/^\[|\]$/g, ""));
+    if (ip !== undefined) out.add(ip);
+  }
+  try {
+    for (const [, ip] of Deno.readTextFileSync("/etc/resolv.conf").matchAll(/^nameserver\s+(\S+)/gm)) {
+      const resolver = parseIp(ip!);
+      if (resolver !== undefined) out.add(resolver);
+    }
+  } catch {
+    // No file, no resolvers.
+  }
+  const links = new Links();
+  try {
+    for (const { gateway } of links.routes()) if (gateway !== undefined) out.add(gateway);
+  } finally {
+    links.close();
+  }
+  return [...out];
 }
 
 /** What this node believes of pushed metadata. */

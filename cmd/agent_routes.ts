@@ -36,6 +36,21 @@ export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) 
     },
     {
       method: "GET",
+      path: "/v1/resolve",
+      changes: false,
+      handle: ({ query }) => {
+        const server = agent.dns?.server;
+        if (!server) {
+          throw new MeshError(
+            "KERNEL",
+            `DNS does not run here: ${agent.dns?.problem ?? "it is switched off in the configuration"}`,
+          );
+        }
+        return server.explain(query.get("name") ?? "", query.get("type") ?? "A");
+      },
+    },
+    {
+      method: "GET",
       path: "/v1/dns",
       changes: false,
       handle: () => agent.dns?.stats() ?? {},

@@ -67,6 +67,14 @@ Start here:
     .option("--peers", "only peers: path, round trip, and why it is not better")
     .action(async (flags) => done(await (await import("./status.ts")).statusCommand(flags)));
 
+  outputs(program.command("resolve <name> [type]")).description(
+    "Ask this node's DNS for a name and say why it answers so",
+  )
+    .option("--run-dir <dir>", "folder of the admin sockets", "/run/edgemesh")
+    .action(async (name, type, flags) =>
+      done(await (await import("./resolve.ts")).resolveCommand(name, type ?? "A", flags))
+    );
+
   const token = program.command("token").description("Join tokens, on the server host");
   outputs(sockets(token.command("create"), "server")).description("Create a token and print the join command")
     .option("--node <name>", "only this node may use it")
