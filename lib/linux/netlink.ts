@@ -36,6 +36,7 @@ export const NETLINK_ROUTE = 0;
 export const NETLINK_NETFILTER = 12;
 
 const NETLINK_ADD_MEMBERSHIP = 1;
+const NETLINK_DROP_MEMBERSHIP = 2;
 const NETLINK_CAP_ACK = 10;
 const NETLINK_EXT_ACK = 11;
 const NLMSGERR_ATTR_MSG = 1;
@@ -124,12 +125,22 @@ export class NetlinkSocket {
     }
   }
 
-  /** Sends a dump request and returns all answers. `action` is for the error: `list links`. Throws MeshError KERNEL. */
+  /**
+   * Sends a dump request, or a request for one object with NLM_F_ACK, and returns all answers. `action` is for the error:
+   * `list links`. Throws MeshError KERNEL.
+   */
   dump(action: string, build: (seq: number) => MessageBuilder): NetlinkMessage[] {
     for (let attempt = 1;; attempt++) {
       const messages: NetlinkMessage[] = [];
       const changed = this.#dumpOnce(action, build(this.nextSeq), messages);
       if (!changed || attempt === DUMP_TRIES) return messages;
+    }
+  }
+
+  /** Starts or stops hearing a multicast group. Throws MeshError KERNEL. */
+  listen(group: number, on: boolean): void {
+    if (this.#option(SOL_NETLINK, on ? NETLINK_ADD_MEMBERSHIP : NETLINK_DROP_MEMBERSHIP, group) !== 0) {
+      throw sysError(`${on ? "join" : "leave"} netlink group ${group}`, errno());
     }
   }
 
@@ -166,6 +177,8 @@ export class NetlinkSocket {
         if (message.type === NLMSG_DONE) return changed;
         if (message.type === NLMSG_ERROR) {
           const { errno: e, detail } = readOutcome(message);
+          // The end of a request for one object that asked for an acknowledgement.
+          if (e === 0) return changed;
           throw netlinkError(action, { seq: message.seq, errno: e, detail });
         }
         into.push(message);

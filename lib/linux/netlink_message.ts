@@ -26,6 +26,7 @@ export const NLMSG_OVERRUN = 4;
 const NLA_F_NESTED = 0x8000;
 const NLA_TYPE_MASK = 0x3fff;
 
+const ENCODER = new TextEncoder();
 const HDR = STRUCT.nlmsghdr;
 const ATTR = STRUCT.nlattr;
 
@@ -78,29 +79,38 @@ export class MessageBuilder {
   }
 
   attr(type: number, value: Uint8Array): void {
-    const start = this.#grow(ATTR.size);
-    this.#view.setUint16(start + ATTR.at.len, ATTR.size + value.length, true);
-    this.#view.setUint16(start + ATTR.at.type, type, true);
-    this.#put(value);
+    const at = this.#header(type, value.length);
+    this.#bytes.set(value, at);
   }
 
   u8(type: number, value: number): void {
-    this.attr(type, Uint8Array.of(value));
+    const at = this.#header(type, 1);
+    this.#bytes[at] = value;
   }
 
   /** In host order, as rtnetlink wants numbers. */
   u32(type: number, value: number): void {
-    this.attr(type, Uint8Array.of(value, value >>> 8, value >>> 16, value >>> 24));
+    const at = this.#header(type, 4);
+    this.#view.setUint32(at, value, true);
   }
 
   /** In network order, as nf_tables wants numbers. */
   be32(type: number, value: number): void {
-    this.attr(type, Uint8Array.of(value >>> 24, value >>> 16, value >>> 8, value));
+    const at = this.#header(type, 4);
+    this.#view.setUint32(at, value, false);
   }
 
   /** With a terminating zero byte. */
   text(type: number, value: string): void {
-    this.attr(type, new TextEncoder().encode(value + "\0"));
+    // Most bytes UTF-8 can need for it; taken back below. Batches of thousands of rules are mostly names.
+    const room = value.length * 3;
+    const at = this.#header(type, room);
+    const { written } = ENCODER.encodeInto(value, this.#bytes.subarray(at, at + room));
+    const length = written + 1;
+    this.#length = at + ((length + 3) & ~3);
+    this.#reserve();
+    this.#bytes.fill(0, at + written, this.#length);
+    this.#view.setUint16(at - ATTR.size + ATTR.at.len, ATTR.size + length, true);
   }
 
   /** An attribute that holds attributes. */
@@ -116,16 +126,28 @@ export class MessageBuilder {
     this.#bytes.set(value, at);
   }
 
+  /** The header of an attribute; returns where its value goes. Padding is zero. */
+  #header(type: number, length: number): number {
+    const start = this.#grow(ATTR.size + ((length + 3) & ~3));
+    this.#view.setUint16(start + ATTR.at.len, ATTR.size + length, true);
+    this.#view.setUint16(start + ATTR.at.type, type, true);
+    if ((length & 3) !== 0) this.#bytes.fill(0, start + ATTR.size + length, this.#length);
+    return start + ATTR.size;
+  }
+
   #grow(by: number): number {
     const at = this.#length;
     this.#length += by;
-    if (this.#length > this.#bytes.length) {
-      const larger = new Uint8Array(Math.max(this.#bytes.length * 2, this.#length));
-      larger.set(this.#bytes);
-      this.#bytes = larger;
-      this.#view = new DataView(larger.buffer);
-    }
+    this.#reserve();
     return at;
+  }
+
+  #reserve(): void {
+    if (this.#length <= this.#bytes.length) return;
+    const larger = new Uint8Array(Math.max(this.#bytes.length * 2, this.#length));
+    larger.set(this.#bytes);
+    this.#bytes = larger;
+    this.#view = new DataView(larger.buffer);
   }
 }
 

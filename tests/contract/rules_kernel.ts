@@ -55,8 +55,12 @@ export class KernelBench implements RulesBench {
     return this.#backend === "netlink";
   }
 
+  get slotMaps(): boolean {
+    return this.#backend === "netlink";
+  }
+
   apply(ruleset: Ruleset): Promise<ApplyResult> {
-    return this.#writer.call({ do: "apply", ruleset: [ruleset.tables, [...ruleset.fragments]] });
+    return this.#writer.call({ do: "apply", ruleset: [ruleset.shards, ruleset.tables, [...ruleset.fragments]] });
   }
 
   repair(): Promise<ApplyResult> {

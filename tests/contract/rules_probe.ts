@@ -13,8 +13,8 @@ import { NftTextRules } from "../../lib/forward/rules/nft_text.ts";
 import type { Ruleset } from "../../lib/forward/rules/ruleset.ts";
 import { RuleWriter } from "../../lib/forward/rules/writer.ts";
 
-/** `[tables, fragments]`: a ruleset in JSON. */
-export type WireRuleset = readonly [Ruleset["tables"], readonly (readonly [string, unknown])[]];
+/** `[shards, tables, fragments]`: a ruleset in JSON. */
+export type WireRuleset = readonly [number, Ruleset["tables"], readonly (readonly [string, unknown])[]];
 
 export type Command =
   | { readonly do: "serve"; readonly at: readonly IpPort[] }
@@ -78,7 +78,11 @@ function run(loop: EpollLoop, writer: RuleWriter | undefined, command: Command):
     case "ask-udp":
       return askUdp(loop, command.to, command.timeoutMs);
     case "apply":
-      return writer!.apply({ tables: command.ruleset[0], fragments: new Map(command.ruleset[1] as []) });
+      return writer!.apply({
+        shards: command.ruleset[0],
+        tables: command.ruleset[1],
+        fragments: new Map(command.ruleset[2] as []),
+      });
     case "repair":
       return writer!.repair();
     case "list":

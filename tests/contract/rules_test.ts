@@ -6,15 +6,25 @@ import { hostPort } from "../../lib/addr.ts";
 import { type Ask, type Listing, MACHINE, type RulesBench, rulesContract, SERVERS } from "./rules_contract.ts";
 import { KernelBench } from "./rules_kernel.ts";
 
-rulesContract("in memory", () => Promise.resolve(new FakeBench()));
+for (const slotMaps of [true, false]) {
+  rulesContract(`in memory, ${slotMaps ? "slot maps" : "trees"}`, () => Promise.resolve(new FakeBench(slotMaps)));
+}
 for (const backend of ["netlink", "nft"] as const) rulesContract(`kernel, ${backend}`, () => KernelBench.open(backend));
 
 /** The fake kernel, asked through its tracer. */
 class FakeBench implements RulesBench {
   readonly ownsTables = true;
-  readonly #kernel = new FakeKernel();
-  #writer = new RuleWriter(this.#kernel);
-  readonly #tracer = new Tracer(this.#kernel, { hostAddresses: [MACHINE.host4, MACHINE.mesh4, MACHINE.mesh6] });
+  readonly slotMaps: boolean;
+  readonly #kernel: FakeKernel;
+  readonly #tracer: Tracer;
+  #writer: RuleWriter;
+
+  constructor(slotMaps: boolean) {
+    this.slotMaps = slotMaps;
+    this.#kernel = new FakeKernel({ slotMaps });
+    this.#writer = new RuleWriter(this.#kernel);
+    this.#tracer = new Tracer(this.#kernel, { hostAddresses: [MACHINE.host4, MACHINE.mesh4, MACHINE.mesh6] });
+  }
 
   apply(ruleset: Parameters<RuleWriter["apply"]>[0]) {
     return this.#writer.apply(ruleset);

@@ -21,6 +21,7 @@ import {
   TABLE,
   type Table,
 } from "./ruleset.ts";
+import { slotMapName } from "./spread.ts";
 
 const PRIORITY_AGENT = -115;
 const PRIORITY_PERSISTENT = -110;
@@ -30,17 +31,21 @@ const KEY: readonly Field[] = ["daddr", "proto", "dport"];
 const NODE_KEY: readonly Field[] = ["proto", "dport"];
 
 /** Both tables for a node; the same objects again when nothing about the node changed. */
-export function staticTables(facts: NodeFacts, previous: readonly Table[] | undefined): readonly Table[] {
-  const next = [persistentTable(facts), agentTable(facts)];
+export function staticTables(
+  facts: NodeFacts,
+  shards: number,
+  previous: readonly Table[] | undefined,
+): readonly Table[] {
+  const next = [persistentTable(facts, shards), agentTable(facts, shards)];
   return previous && JSON.stringify(previous) === JSON.stringify(next) ? previous : next;
 }
 
-function persistentTable(facts: NodeFacts): Table {
+function persistentTable(facts: NodeFacts, shards: number): Table {
   return {
     name: TABLE,
     owned: false,
     sets: [
-      ...forwardingSets(),
+      ...forwardingSets(shards),
       ...families((family) => [
         { name: `vips${family}`, key: [ip(family)] },
         { name: `refused${family}`, key: [ip(family)], interval: true },
@@ -69,11 +74,11 @@ function persistentTable(facts: NodeFacts): Table {
   };
 }
 
-function agentTable(facts: NodeFacts): Table {
+function agentTable(facts: NodeFacts, shards: number): Table {
   return {
     name: AGENT_TABLE,
     owned: true,
-    sets: forwardingSets(),
+    sets: forwardingSets(shards),
     chains: [
       {
         name: "dispatch",
@@ -93,7 +98,7 @@ function hooks(priority: number): Chain[] {
   }));
 }
 
-function forwardingSets(): SetSpec[] {
+function forwardingSets(shards: number): SetSpec[] {
   return families((family) => {
     const key: AtomType[] = [ip(family), "proto", "port"];
     const target: AtomType[] = [ip(family), "port"];
@@ -102,6 +107,11 @@ function forwardingSets(): SetSpec[] {
       { name: `services${family}`, key, value: "verdict" },
       { name: `nodeport-single${family}`, key: ["proto", "port"], value: target },
       { name: `nodeport-services${family}`, key: ["proto", "port"], value: "verdict" },
+      ...Array.from({ length: shards }, (_, shard): SetSpec => ({
+        name: slotMapName(family, shard),
+        key: ["u32", "u32", "u32"],
+        value: target,
+      })),
     ];
   });
 }

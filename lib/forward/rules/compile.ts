@@ -20,7 +20,7 @@ import {
   TABLE,
   type TableFragment,
 } from "./ruleset.ts";
-import { spreadChains, type Target } from "./spread.ts";
+import { shardsFor, spread, type Target } from "./spread.ts";
 
 /** Where the agent takes the connections that the kernel cannot bring to their endpoint. */
 export interface AgentListeners {
@@ -39,19 +39,39 @@ interface ServiceFragment extends Fragment {
 /** Name of the fragment that holds elements shared by Services. */
 const SHARED = "";
 
-/** Makes the rules of a plan. `previous` saves work and keeps identities; it never changes the result. */
-export function compileRules(plan: Plan, listeners: AgentListeners, previous?: Ruleset): Ruleset {
+export interface CompileOptions {
+  /** The ruleset made before; saves work and keeps identities, and never changes what the rules mean. */
+  readonly previous?: Ruleset | undefined;
+  /** The writer can do slot maps ({@link RuleWriter.slotMaps}). */
+  readonly slotMaps?: boolean;
+}
+
+/** Makes the rules of a plan. */
+export function compileRules(plan: Plan, listeners: AgentListeners, options: CompileOptions = {}): Ruleset {
+  const { previous } = options;
+  const shards = options.slotMaps ? shardsFor(portsToSpread(plan), previous?.shards ?? 0) : 0;
+  const reusable = previous?.shards === shards ? previous.fragments : undefined;
   const fragments = new Map<string, Fragment>();
   const here = new Set<string>();
   for (const service of plan.services.values()) {
     const bound = service.ports.map((port) => listenerOf(port, listeners));
-    const before = previous?.fragments.get(service.key) as ServiceFragment | undefined;
+    const before = reusable?.get(service.key) as ServiceFragment | undefined;
     const same = before?.from === service && bound.every((at, i) => sameIpPort(at, before.listeners[i]));
-    fragments.set(service.key, same ? before : serviceFragment(service, bound));
+    fragments.set(service.key, same ? before : serviceFragment(service, bound, shards));
     for (const port of service.ports) collectLocal(port, here);
   }
   fragments.set(SHARED, sharedFragment(plan, here, previous?.fragments.get(SHARED)));
-  return { tables: staticTables(plan.facts, previous?.tables), fragments };
+  return { shards, tables: staticTables(plan.facts, shards, previous?.tables), fragments };
+}
+
+function portsToSpread(plan: Plan): number {
+  let count = 0;
+  for (const service of plan.services.values()) {
+    for (const { internal, external } of service.ports) {
+      if ([internal, external].some((v) => v.verdict === "forward" && v.slots.length > 1)) count++;
+    }
+  }
+  return count;
 }
 
 function listenerOf(port: PlannedPort, listeners: AgentListeners): IpPort | undefined {
@@ -63,9 +83,13 @@ function sameIpPort(a: IpPort | undefined, b: IpPort | undefined): boolean {
   return a === b || (a !== undefined && b !== undefined && a.ip === b.ip && a.port === b.port);
 }
 
-function serviceFragment(service: PlannedService, listeners: readonly (IpPort | undefined)[]): ServiceFragment {
-  const persistent = new Part(TABLE);
-  const agent = new Part(AGENT_TABLE);
+function serviceFragment(
+  service: PlannedService,
+  listeners: readonly (IpPort | undefined)[],
+  shards: number,
+): ServiceFragment {
+  const persistent = new Part(TABLE, shards);
+  const agent = new Part(AGENT_TABLE, shards);
   service.ports.forEach((port, i) => {
     for (const frontend of port.frontends) {
       // Every address of the Service is ours: what no rule takes is refused.
@@ -91,11 +115,11 @@ function addFrontend(place: Place, verdict: Verdict, listener: IpPort | undefine
   if (verdict.verdict === "drop") return persistent.verdict(port, frontend, "drop");
   const slots = verdict.verdict === "forward" ? verdict.slots : [];
   const kernel = slots.filter((slot) => slot.way === "kernel");
-  if (kernel.length > 0) spread(place, persistent, kernelTargets(kernel));
+  if (kernel.length > 0) bring(place, persistent, kernelTargets(kernel));
   // Other ports of these addresses are not ours to refuse, so this one is refused by name.
   else if (frontend.kind !== "cluster-ip") persistent.verdict(port, frontend, { goto: "refuse" });
   if (kernel.length === slots.length || !listener) return;
-  spread(place, agent, targetsWithAgent(slots, listener));
+  bring(place, agent, targetsWithAgent(slots, listener));
 }
 
 /** Kernel-way slots go to their endpoint; all others are one target that gets their share. */
@@ -108,7 +132,7 @@ function kernelTargets(slots: readonly Slot[]): readonly Target[] {
   return slots.map((slot) => ({ to: slot.endpoint, share: 1 }));
 }
 
-function spread(place: Place, part: Part, targets: readonly Target[]): void {
+function bring(place: Place, part: Part, targets: readonly Target[]): void {
   const { port, frontend, scope } = place;
   if (targets.length === 1) {
     const { to } = targets[0]!;
@@ -129,12 +153,14 @@ function frontendAtoms(port: PlannedPort, frontend: Frontend): Atom[] {
 /** Collects what a fragment adds to one table. */
 class Part {
   readonly #table: string;
+  readonly #shards: number;
   readonly #chains = new Map<string, Chain>();
   readonly #sets = new Map<string, Element[]>();
   readonly #once = new Set<string>();
 
-  constructor(table: string) {
+  constructor(table: string, shards: number) {
     this.#table = table;
+    this.#shards = shards;
   }
 
   element(set: string, element: Element): void {
@@ -158,7 +184,9 @@ class Part {
   /** The chains that spread connections over targets; one tree serves all addresses of a scope. */
   spread(name: string, port: PlannedPort, targets: readonly Target[]): void {
     if (this.#chains.has(name)) return;
-    for (const chain of spreadChains(name, port, targets)) this.#chains.set(chain.name, chain);
+    const { chains, slots } = spread(name, port, targets, this.#shards);
+    for (const chain of chains) this.#chains.set(chain.name, chain);
+    for (const element of slots?.elements ?? []) this.element(slots!.set, element);
   }
 
   done(): TableFragment | undefined {

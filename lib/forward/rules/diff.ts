@@ -16,6 +16,7 @@ import type { Operation, RulesState, TableState } from "./kernel.ts";
 class Plan {
   readonly tables: Operation[] = [];
   readonly chains: Operation[] = [];
+  readonly fresh: Operation[] = [];
   readonly fills: Operation[] = [];
   readonly gone = new Map<string, string[]>();
   readonly removed = new Map<string, Map<string, Element[]>>();
@@ -36,7 +37,8 @@ class Plan {
   }
 
   operations(): Operation[] {
-    const out = [...this.tables, ...this.chains];
+    // Rules before elements: the kernel checks a new rule against every element that its map has already.
+    const out = [...this.tables, ...this.chains, ...this.fresh];
     for (const [op, from] of [["delete", this.removed], ["add", this.added]] as const) {
       for (const [table, sets] of from) {
         for (const [set, elements] of sets) out.push({ op, table, set, elements });
@@ -114,7 +116,7 @@ function addAll(plan: Plan, part: TableFragment): void {
 
 function addChain(plan: Plan, table: string, chain: Chain): void {
   plan.chains.push({ op: "add-chain", table, chain });
-  plan.fills.push({ op: "fill-chain", table, chain, fresh: true });
+  plan.fresh.push({ op: "fill-chain", table, chain, fresh: true });
 }
 
 function diffPart(plan: Plan, before: TableFragment, after: TableFragment): void {

@@ -20,11 +20,16 @@ export interface FakeTable {
 export class FakeKernel implements KernelRules {
   readonly kind = "memory";
   readonly ownsTables = true;
+  readonly slotMaps: boolean;
   tables = new Map<string, FakeTable>();
   /** Transactions that came through: tests look at their size. */
   readonly commits: (readonly Operation[])[] = [];
   /** Makes the next commits fail, as a kernel that is out of memory would. */
   failing = false;
+
+  constructor(options: { readonly slotMaps?: boolean } = {}) {
+    this.slotMaps = options.slotMaps ?? true;
+  }
 
   // deno-lint-ignore require-await
   async commit(operations: readonly Operation[]): Promise<void> {

@@ -30,6 +30,8 @@ export interface KernelRules {
   readonly kind: "netlink" | "nft" | "memory";
   /** Whether owned tables end by themselves when the agent's process ends. */
   readonly ownsTables: boolean;
+  /** Can do maps whose keys hold numbers and picks (see spread.ts). */
+  readonly slotMaps: boolean;
   /** Applies all operations or none. Throws MeshError KERNEL. */
   commit(operations: readonly Operation[]): Promise<void>;
   /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */

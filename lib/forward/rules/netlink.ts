@@ -12,6 +12,7 @@ import { type Chain, chainTag, type Element, elementValue, type SetSpec, type Ta
 export class NetlinkRules implements KernelRules {
   readonly kind = "netlink";
   readonly ownsTables = true;
+  readonly slotMaps = true;
   readonly #kernel: NftablesConnection;
   /** Declared sets by table: how elements are read and written. */
   readonly #sets = new Map<string, Map<string, SetSpec>>();

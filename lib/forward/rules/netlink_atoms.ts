@@ -6,19 +6,20 @@ import type { Atom, AtomType } from "./ruleset.ts";
 const PROTOCOLS: Readonly<Record<string, number>> = { icmp: 1, tcp: 6, udp: 17 };
 const PROTOCOL_NAMES: Readonly<Record<number, string>> = { 1: "icmp", 6: "tcp", 17: "udp" };
 
-/** IANA's number of a protocol's name. */
-export function protocolNumber(name: Atom): number {
+function protocolNumber(name: Atom): number {
   return PROTOCOLS[String(name)] ?? Number(name);
 }
 
 export function encodeAtoms(atoms: readonly Atom[], types: readonly AtomType[]): Uint8Array {
   if (types.length === 1) return encodeAtom(atoms[0]!, types[0]!);
-  const out = new Uint8Array(types.reduce((sum, type) => sum + paddedBytes(type), 0));
+  let size = 0;
+  for (const type of types) size += paddedBytes(type);
+  const out = new Uint8Array(size);
   let at = 0;
-  types.forEach((type, i) => {
-    out.set(encodeAtom(atoms[i]!, type), at);
-    at += paddedBytes(type);
-  });
+  for (let i = 0; i < types.length; i++) {
+    put(out, at, atoms[i]!, types[i]!);
+    at += paddedBytes(types[i]!);
+  }
   return out;
 }
 
@@ -33,19 +34,31 @@ export function decodeAtoms(bytes: Uint8Array, types: readonly AtomType[]): stri
 }
 
 export function encodeAtom(atom: Atom, type: AtomType): Uint8Array {
+  const out = new Uint8Array(fieldBytes(type));
+  put(out, 0, atom, type);
+  return out;
+}
+
+function put(out: Uint8Array, at: number, atom: Atom, type: AtomType): void {
   switch (type) {
     case "ipv4":
     case "ipv6":
-      return ipBytes(String(atom));
+      return out.set(ipBytes(String(atom)), at);
     case "proto":
-      return Uint8Array.of(protocolNumber(atom));
+      out[at] = protocolNumber(atom);
+      return;
     case "port":
-      return Uint8Array.of(Number(atom) >> 8, Number(atom) & 0xff);
-    case "ifname": {
-      const out = new Uint8Array(fieldBytes(type));
-      out.set(new TextEncoder().encode(String(atom)).subarray(0, out.length - 1));
-      return out;
+      out[at] = Number(atom) >> 8;
+      out[at + 1] = Number(atom) & 0xff;
+      return;
+    case "u32": {
+      // What numgen leaves in a register is in host order, least significant byte first.
+      const value = Number(atom);
+      for (let i = 0; i < 4; i++) out[at + i] = value >>> (8 * i) & 0xff;
+      return;
     }
+    case "ifname":
+      new TextEncoder().encodeInto(String(atom), out.subarray(at, at + fieldBytes(type) - 1));
   }
 }
 
@@ -58,6 +71,8 @@ function decodeAtom(bytes: Uint8Array, type: AtomType): string {
       return PROTOCOL_NAMES[bytes[0]!] ?? String(bytes[0]);
     case "port":
       return String(bytes[0]! << 8 | bytes[1]!);
+    case "u32":
+      return String(new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true));
     case "ifname": {
       const end = bytes.indexOf(0);
       return new TextDecoder().decode(end < 0 ? bytes : bytes.subarray(0, end));

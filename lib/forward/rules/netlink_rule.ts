@@ -27,25 +27,21 @@ import {
   update,
   verdict,
 } from "../../linux/nftables/expressions.ts";
-import { encodeAtom, protocolNumber } from "./netlink_atoms.ts";
-import type { Action, AtomType, Field, Match, Pick, Rule } from "./ruleset.ts";
+import { encodeAtom } from "./netlink_atoms.ts";
+import type { Action, AtomType, Field, KeyPart, Match, Pick, Rule } from "./ruleset.ts";
 
 /** Routes to addresses of this host (RTN_LOCAL of rtnetlink(7)). */
 const RTN_LOCAL = 2;
 
 /** Writes the expressions of a rule. Throws MeshError INTERNAL for a rule that no register file can hold. */
 export function writeRule(w: ExpressionWriter, rule: Rule): void {
-  const family = rule.family;
-  if (family !== undefined) {
+  if (rule.family !== undefined) {
     meta(w, META.NFPROTO, REGISTER_0);
-    compare(w, REGISTER_0, Uint8Array.of(nfproto(family)));
+    compare(w, REGISTER_0, Uint8Array.of(nfproto(rule.family)));
   }
-  if (rule.protocol !== undefined) {
-    meta(w, META.L4PROTO, REGISTER_0);
-    compare(w, REGISTER_0, Uint8Array.of(protocolNumber(rule.protocol)));
-  }
-  for (const match of rule.match) writeMatch(w, match, family ?? 4);
-  writeAction(w, rule.action, family ?? 4);
+  const family = rule.family ?? rule.within?.family ?? 4;
+  for (const match of rule.match) writeMatch(w, match, family);
+  writeAction(w, rule.action, family);
 }
 
 function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
@@ -100,14 +96,20 @@ function writeAction(w: ExpressionWriter, action: Action, family: Family): void 
 /** Loads values one behind the other; `end` is the first register that is free. */
 function load(
   w: ExpressionWriter,
-  fields: readonly Field[],
+  parts: readonly KeyPart[],
   family: Family,
   start = REGISTER_0,
 ): { readonly start: number; readonly end: number } {
   let at = start;
-  for (const field of fields) {
-    loadField(w, field, family, at);
-    at += paddedBytes(typeOf(field, family)) / 4;
+  for (const part of parts) {
+    if (typeof part === "string") {
+      loadField(w, part, family, at);
+      at += paddedBytes(typeOf(part, family)) / 4;
+    } else {
+      if (typeof part === "number") immediate(w, host32(part), at);
+      else loadPick(w, part, family, at);
+      at++;
+    }
   }
   if (at > REGISTER_0 + REGISTERS) throw new MeshError("INTERNAL", `A key of ${at - start} registers does not fit`);
   return { start, end: at };

@@ -1,6 +1,6 @@
 /** Operations → `nft` script. Pure. Works with nft 0.9.8 (Debian 11) and later: no syntax newer than that. */
 import { type Family, hostPort } from "../../addr.ts";
-import { assertNever } from "../../errors.ts";
+import { assertNever, MeshError } from "../../errors.ts";
 import type { Operation } from "./kernel.ts";
 import {
   type Action,
@@ -11,6 +11,7 @@ import {
   elementKey,
   elementValue,
   type Field,
+  type KeyPart,
   type Match,
   type Pick,
   type Rule,
@@ -23,6 +24,7 @@ const TYPES: Record<AtomType, string> = {
   ipv6: "ipv6_addr",
   proto: "inet_proto",
   port: "inet_service",
+  u32: "mark",
   ifname: "ifname",
 };
 
@@ -105,9 +107,10 @@ function renderRules(table: string, chain: Chain, lines: string[]): void {
 /** One rule without its comment. */
 export function ruleText(rule: Rule): string {
   const parts: string[] = [];
+  const family = rule.family ?? rule.within?.family;
   // Rules that read addresses name the family by that.
-  if (rule.family !== undefined && !readsAddresses(rule)) parts.push(`meta nfproto ipv${rule.family}`);
-  if (rule.protocol !== undefined) parts.push(`meta l4proto ${rule.protocol}`);
+  if (family !== undefined && !readsAddresses(rule)) parts.push(`meta nfproto ipv${family}`);
+  if (rule.within) parts.push(`meta l4proto ${rule.within.protocol}`);
   for (const match of rule.match) parts.push(matchText(match, rule));
   parts.push(actionText(rule.action, rule));
   return parts.join(" ");
@@ -115,8 +118,10 @@ export function ruleText(rule: Rule): string {
 
 function readsAddresses(rule: Rule): boolean {
   const { action } = rule;
-  const fields = rule.match.flatMap((m): readonly Field[] => "fields" in m ? m.fields : "field" in m ? [m.field] : []);
-  const more = typeof action === "string"
+  const fields = rule.match.flatMap((m): readonly KeyPart[] =>
+    "fields" in m ? m.fields : "field" in m ? [m.field] : []
+  );
+  const more: readonly KeyPart[] = typeof action === "string"
     ? []
     : "dnat" in action
     ? action.dnat
@@ -130,7 +135,7 @@ function readsAddresses(rule: Rule): boolean {
 
 function matchText(match: Match, rule: Rule): string {
   if ("fields" in match) return `${match.fields.map((f) => fieldText(f, rule)).join(" . ")} @${match.in}`;
-  if ("pick" in match) return `${pickText(match.pick, rule.family)} < ${match.below}`;
+  if ("pick" in match) return `${pickText(match.pick, familyOfRule(rule))} < ${match.below}`;
   if ("state" in match) return match.state === "dnat" ? "ct status dnat" : "fib daddr type local";
   const value = "is" in match ? match.is : match.isNot;
   return `${fieldText(match.field, rule)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
@@ -149,9 +154,13 @@ function actionText(action: Action, rule: Rule): string {
     const value = action.value.map((f) => fieldText(f, rule)).join(" . ");
     return `update @${action.map} { ${key} timeout ${action.seconds}s : ${value} }`;
   }
-  const dnat = `dnat ${familyText(rule.family)} to`;
+  const dnat = `dnat ${familyText(familyOfRule(rule))} to`;
   if ("to" in action) return `${dnat} ${hostPort(action.to)}`;
-  return `${dnat} ${action.dnat.map((f) => fieldText(f, rule)).join(" . ")} map @${action.map}`;
+  const fields = action.dnat.map((part) => {
+    if (typeof part === "string") return fieldText(part, rule);
+    throw new MeshError("INTERNAL", `nft has no words for the key of map ${action.map}`);
+  });
+  return `${dnat} ${fields.join(" . ")} map @${action.map}`;
 }
 
 function pickText(pick: Pick, family: Family | undefined): string {
@@ -165,7 +174,8 @@ function pickText(pick: Pick, family: Family | undefined): string {
   }
 }
 
-function fieldText(field: Field, { family }: Rule): string {
+function fieldText(field: Field, rule: Rule): string {
+  const family = familyOfRule(rule);
   switch (field) {
     case "saddr":
     case "daddr":
@@ -184,6 +194,10 @@ function fieldText(field: Field, { family }: Rule): string {
     default:
       return assertNever(field);
   }
+}
+
+function familyOfRule(rule: Rule): Family | undefined {
+  return rule.family ?? rule.within?.family;
 }
 
 function familyText(family: Family | undefined): string {

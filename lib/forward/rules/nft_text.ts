@@ -15,6 +15,7 @@ export class NftTextRules implements KernelRules {
   readonly kind = "nft";
   /** A table would belong to a process that has already ended; after a crash our closed listeners are what refuses. */
   readonly ownsTables = false;
+  readonly slotMaps = false;
   readonly #run: RunNft;
 
   constructor(run: RunNft) {

@@ -11,7 +11,7 @@ export const TABLE = "edgemesh";
 /** Table that ends with the agent: entries that point at its listeners. */
 export const AGENT_TABLE = "edgemesh-agent";
 
-export type AtomType = "ipv4" | "ipv6" | "proto" | "port" | "ifname";
+export type AtomType = "ipv4" | "ipv6" | "proto" | "port" | "u32" | "ifname";
 /** An address, protocol or interface as text; a port or number as a number. */
 export type Atom = string | number;
 
@@ -51,6 +51,9 @@ export type Pick =
   | { readonly by: "turn" | "random"; readonly mod: number }
   | { readonly by: "source"; readonly mod: number; readonly seed: number };
 
+/** What a key is put together from; a number is itself. */
+export type KeyPart = Field | Pick | number;
+
 export type Match =
   | { readonly field: Field; readonly is: Atom }
   | { readonly field: Field; readonly isNot: Atom }
@@ -64,7 +67,7 @@ export type Match =
 
 export type Action =
   /** Rewrites the destination to what the map has for these values; goes on when it has nothing. */
-  | { readonly dnat: readonly Field[]; readonly map: string }
+  | { readonly dnat: readonly KeyPart[]; readonly map: string }
   | { readonly to: IpPort }
   | { readonly vmap: readonly Field[]; readonly map: string }
   | { readonly jump: string }
@@ -83,8 +86,11 @@ export type Action =
 export interface Rule {
   /** Undefined: both families. */
   readonly family?: Family;
-  /** Undefined: every protocol. */
-  readonly protocol?: "tcp" | "udp";
+  /**
+   * What is known of every packet that comes to the rule, because a map led here: nft's grammar wants it said, the
+   * kernel need not look again.
+   */
+  readonly within?: { readonly family: Family; readonly protocol: "tcp" | "udp" };
   readonly match: readonly Match[];
   readonly action: Action;
 }
@@ -126,6 +132,8 @@ export interface Fragment {
 }
 
 export interface Ruleset {
+  /** How many maps the slots of Services are spread over; 0: slots are rules. See spread.ts. */
+  readonly shards: number;
   readonly tables: readonly Table[];
   readonly fragments: ReadonlyMap<string, Fragment>;
 }

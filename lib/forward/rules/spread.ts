@@ -1,15 +1,19 @@
 /**
- * Chains that spread connections over targets. A chain holds at most {@link FAN_OUT} rules "take so many of those that
- * come here", each with a counter of its own, so that shares are exact per Service however other Services' connections
- * interleave; more targets make a tree, and a Service with 1 000 endpoints costs a new connection four levels of it.
+ * How one Service port's connections are spread over several targets, exactly even per Service however other Services'
+ * connections interleave: the counter belongs to a rule of the Service's own chain. Two forms mean the same:
  *
- * Why rules and not a map from slot to endpoint: the kernel checks each rule against every element of a map it uses,
- * and each element against every rule that uses the map, which takes 10 s for 5 000 Services over one map; a map per
- * Service is found by walking the list of all maps.
+ * - *Slot maps* (netlink): one rule, `number of this turn → target`. A changed endpoint is one changed element. The maps
+ *   are shared by about {@link PORTS_PER_SHARD} ports each, because the kernel checks a rule against every element of the
+ *   map it uses and an element against every rule that uses its map: 5 000 Services over one map take it 5.6 s. A map
+ *   per Service would be found by walking the list of all maps, for each change.
+ * - *Trees* (nft, whose grammar has no such keys): rules "take so many of those that come here", at most {@link FAN_OUT}
+ *   per chain, so that a Service with 1 000 endpoints costs a new connection four short chains.
+ *
+ * Balancing by source is a tree in both: its shares are arcs of a hash ring.
  */
 import type { IpPort } from "../../net.ts";
 import type { PlannedPort } from "../plan_model.ts";
-import type { Action, Chain, Match, Pick, Rule } from "./ruleset.ts";
+import type { Action, Atom, Chain, Element, Match, Pick, Rule } from "./ruleset.ts";
 
 /** Rules per chain: a tree's height against the rules that a connection meets on its way. */
 const FAN_OUT = 8;
@@ -18,18 +22,67 @@ const SOURCE_SEED = 0x65646765;
 /** Hashes of sources have this many values: the unit of a target's share. */
 const SOURCE_VALUES = 65_536;
 
+/** Bounds the product of rules and elements of one map; 5 000 Services get 128 maps. */
+const PORTS_PER_SHARD = 64;
+
 /** Somewhere connections go, with its share of them in whole slots. */
 export interface Target {
   readonly to: IpPort;
   readonly share: number;
 }
 
-/** The chains for one Service port; the first has `name`, the others are reached from it. At least one target. */
-export function spreadChains(name: string, port: PlannedPort, targets: readonly Target[]): Chain[] {
+export interface Spread {
+  /** The first has the name asked for; the others are reached from it. */
+  readonly chains: readonly Chain[];
+  /** Elements of a slot map. */
+  readonly slots?: { readonly set: string; readonly elements: readonly Element[] };
+}
+
+/**
+ * Spreads one Service port over at least two targets. `name` is unique in its table; `shards` is the number of slot
+ * maps there, 0 for trees.
+ */
+export function spread(name: string, port: PlannedPort, targets: readonly Target[], shards: number): Spread {
   const chains: Chain[] = [];
   if (port.balance === "source-hash") addBySource(chains, name, port, boundaries(targets));
-  else addByTurn(chains, name, port, targets);
-  return chains;
+  else if (shards === 0) addByTurn(chains, name, port, targets);
+  else return byMap(name, port, targets, shards);
+  return { chains };
+}
+
+/** How many slot maps a table gets for so many ports with several targets. Never fewer than before: growing is costly. */
+export function shardsFor(ports: number, before: number): number {
+  let shards = Math.max(1, before);
+  // A table is made anew when the number changes, so it doubles, and only once maps are twice as full as wanted.
+  while (ports > shards * PORTS_PER_SHARD * (before > 0 ? 2 : 1)) shards *= 2;
+  return shards;
+}
+
+export function slotMapName(family: 4 | 6, shard: number): string {
+  return `slots${family}-${shard}`;
+}
+
+function byMap(name: string, port: PlannedPort, targets: readonly Target[], shards: number): Spread {
+  const by = port.balance === "random" ? "random" : "turn";
+  // Two numbers that stand for the Service port: stable, so that another process finds what it would write itself.
+  const id = [numberFrom(name, 0x811c9dc5), numberFrom(name, 0x9747b28c)] as const;
+  const set = slotMapName(port.family, id[0] % shards);
+  const elements: Element[] = [];
+  for (const { to, share } of targets) {
+    const value: Atom[] = [to.ip, to.port];
+    for (let i = 0; i < share; i++) elements.push({ key: [...id, elements.length], value });
+  }
+  const action: Action = { dnat: [...id, { by, mod: elements.length }], map: set };
+  return { chains: [{ name, rules: [ruleFor(port, [], action)] }], slots: { set, elements } };
+}
+
+/** FNV-1a with a final mix (of MurmurHash3), 32 bits. */
+function numberFrom(text: string, seed: number): number {
+  let h = seed;
+  for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
 }
 
 function addByTurn(chains: Chain[], name: string, port: PlannedPort, targets: readonly Target[]): void {
@@ -77,7 +130,7 @@ function addBySource(chains: Chain[], name: string, port: PlannedPort, arcs: rea
 }
 
 function ruleFor(port: PlannedPort, match: readonly Match[], action: Action): Rule {
-  return { family: port.family, protocol: port.protocol === "TCP" ? "tcp" : "udp", match, action };
+  return { within: { family: port.family, protocol: port.protocol === "TCP" ? "tcp" : "udp" }, match, action };
 }
 
 /** At most {@link FAN_OUT} groups of neighbours, of sizes that differ by one at most. */

@@ -83,13 +83,19 @@ class Walk {
   chain(table: FakeTable, name: string, chain: Chain): Outcome {
     for (const rule of chain.rules) {
       if (rule.family !== undefined && rule.family !== this.#family) continue;
-      if (rule.protocol !== undefined && rule.protocol !== this.#packet.protocol) continue;
+      if (rule.within) this.#mustBe(rule.within, chain.name);
       if (!rule.match.every((m) => this.#matches(table, rule, m))) continue;
       const outcome = this.#act(table, name, rule);
       if (outcome === "end") return "continue";
       if (outcome !== "continue") return outcome;
     }
     return "continue";
+  }
+
+  /** A rule that relies on where its chain is reached from must never see another packet. */
+  #mustBe(within: NonNullable<Rule["within"]>, chain: string): void {
+    if (within.family === this.#family && within.protocol === this.#packet.protocol) return;
+    throw new MeshError("INTERNAL", `A packet of ${this.#packet.protocol} v${this.#family} came to chain ${chain}`);
   }
 
   #act(table: FakeTable, name: string, rule: Rule): Outcome {
@@ -110,7 +116,9 @@ class Walk {
       this.target = { to: action.to, table: name };
       return "accept";
     }
-    const key = action.dnat.map((f) => this.#field(f));
+    const key = action.dnat.map((part) =>
+      typeof part === "string" ? this.#field(part) : typeof part === "number" ? part : this.#pick(rule, part)
+    );
     const value = this.#find(table, action.map, key)?.value as readonly Atom[] | undefined;
     if (value === undefined) return "continue";
     this.target = { to: { ip: String(value[0]), port: Number(value[1]) }, table: name };

@@ -25,6 +25,11 @@ export class RuleWriter {
     return this.#kernel.ownsTables;
   }
 
+  /** What {@link compileRules} wants to know of the back end. */
+  get slotMaps(): boolean {
+    return this.#kernel.slotMaps;
+  }
+
   /**
    * Makes the kernel hold exactly this ruleset, in one transaction. The first time, and when somebody else has changed
    * our tables meanwhile, the difference is taken from the kernel's own listing, so that what is right stays untouched.

@@ -39,13 +39,15 @@ const BATCH_HEADER = Uint8Array.of(NFPROTO_UNSPEC, 0, 0, NFNL_SUBSYS_NFTABLES);
 const INET_HEADER = Uint8Array.of(NFPROTO_INET, 0, 0, 0);
 
 /** Types of set keys and values. Each takes a multiple of 4 bytes in a concatenation. */
-export type FieldType = "ipv4" | "ipv6" | "proto" | "port" | "ifname";
+export type FieldType = "ipv4" | "ipv6" | "proto" | "port" | "u32" | "ifname";
 
 const FIELDS: Record<FieldType, { readonly bytes: number; readonly datatype: number }> = {
   ipv4: { bytes: 4, datatype: DATATYPE.IPV4 },
   ipv6: { bytes: 16, datatype: DATATYPE.IPV6 },
   proto: { bytes: 1, datatype: DATATYPE.PROTO },
   port: { bytes: 2, datatype: DATATYPE.SERVICE },
+  // A plain integer has no type number that nft prints; marks are integers of this size.
+  u32: { bytes: 4, datatype: DATATYPE.MARK },
   ifname: { bytes: IFNAME_BYTES, datatype: DATATYPE.IFNAME },
 };
 
@@ -82,6 +84,7 @@ export class Batch {
   readonly #w: MessageBuilder;
   /** Where the last message begins. */
   #last = 0;
+  #lastComment = { text: "", data: commentData("") };
 
   /** `seq` is the socket's next sequence number. */
   constructor(seq: number) {
@@ -153,7 +156,7 @@ export class Batch {
       w.text(RULE.TABLE, table);
       w.text(RULE.CHAIN, chain);
       w.nest(RULE.EXPRESSIONS, () => expressions(w));
-      w.attr(RULE.USERDATA, commentData(comment));
+      w.attr(RULE.USERDATA, this.#comment(comment));
     });
   }
 
@@ -224,6 +227,12 @@ export class Batch {
         else verdictData(w, "GOTO", value.goto);
       });
     });
+  }
+
+  /** The rules of a chain carry the same comment, one after the other. */
+  #comment(text: string): Uint8Array {
+    if (this.#lastComment.text !== text) this.#lastComment = { text, data: commentData(text) };
+    return this.#lastComment.data;
   }
 
   #concatDescription(key: readonly FieldType[]): void {

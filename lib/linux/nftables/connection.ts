@@ -4,7 +4,7 @@ import { NETLINK_NETFILTER, netlinkError, NetlinkSocket } from "../netlink.ts";
 import { attrText, NLMSG_DONE } from "../netlink_message.ts";
 import type { Batch } from "./batch.ts";
 import { MSG, NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES, TABLE } from "./constants.ts";
-import { bodyOf, listTables } from "./listing.ts";
+import { bodyOf, generationOf, listTables } from "./listing.ts";
 
 const EPERM = 1;
 
@@ -12,6 +12,8 @@ export class NftablesConnection {
   readonly socket: NetlinkSocket;
   readonly #watch: NetlinkSocket;
   readonly #port: number;
+  /** Somebody else's change fell into the time of one of ours, where we do not listen. */
+  #missed = false;
 
   /** Throws MeshError KERNEL when netlink, nf_tables or the privilege is missing. */
   constructor() {
@@ -34,7 +36,19 @@ export class NftablesConnection {
   /** Sends a batch made with `socket.nextSeq`. Throws MeshError KERNEL; nothing was changed then. */
   commit(batch: Batch): void {
     const { message, last } = batch.finish();
-    const refused = this.socket.transact(message, last).find((outcome) => outcome.errno !== 0);
+    const before = generationOf(this.socket);
+    // While anybody listens the kernel describes each object of a change: for a large batch of ours that takes as long
+    // as the change itself, and nobody wants to know.
+    this.#watch.listen(NFNLGRP_NFTABLES, false);
+    let refused;
+    try {
+      refused = this.socket.transact(message, last).find((outcome) => outcome.errno !== 0);
+    } finally {
+      this.#watch.listen(NFNLGRP_NFTABLES, true);
+    }
+    // Ours is one step; more means that somebody else's change fell into the gap.
+    const steps = (generationOf(this.socket) - before) >>> 0;
+    if (steps > (refused ? 0 : 1)) this.#missed = true;
     if (!refused) return;
     if (refused.errno === EPERM && Deno.uid() === 0) {
       throw new MeshError("KERNEL", "Cannot change nf_tables: a table belongs to another running process (EPERM)", {
@@ -47,7 +61,8 @@ export class NftablesConnection {
   /** Whether anybody else has changed one of these tables since the last call; also true when that is not known. */
   changedByOthers(tables: ReadonlySet<string>): boolean {
     const { messages, lost } = this.#watch.notifications();
-    let changed = lost;
+    let changed = lost || this.#missed;
+    this.#missed = false;
     for (const message of messages) {
       const kind = message.type & 0xff;
       if (message.type >> 8 !== NFNL_SUBSYS_NFTABLES || kind === MSG.NEWGEN || message.type === NLMSG_DONE) continue;

@@ -32,6 +32,7 @@ export const MSG = {
   GETGEN: 16,
 } as const;
 
+export const GENERATION_ID = 1;
 export const TABLE = { NAME: 1, FLAGS: 2, OWNER: 7 } as const;
 /** The table ends with the socket that made it (kernel 5.12). */
 export const NFT_TABLE_F_OWNER = 2;
@@ -76,7 +77,7 @@ export const LIST_ELEM = 1;
 export const EXPR = { NAME: 1, DATA: 2 } as const;
 
 /** nft's data types, which tell `nft list` how to print a set; concatenations hold 6 bits each. */
-export const DATATYPE = { IPV4: 7, IPV6: 8, PROTO: 12, SERVICE: 13, IFNAME: 41 } as const;
+export const DATATYPE = { IPV4: 7, IPV6: 8, PROTO: 12, SERVICE: 13, MARK: 19, IFNAME: 41 } as const;
 export const DATATYPE_BITS = 6;
 /** Interface names take this many bytes in keys, padded with zeros. */
 export const IFNAME_BYTES = 16;

@@ -5,6 +5,7 @@ import {
   ELEMENT,
   ELEMENT_INTERVAL_END,
   ELEMENTS,
+  GENERATION_ID,
   HOOK,
   type HookName,
   HOOKS,
@@ -25,12 +26,14 @@ import {
   attrText,
   MessageBuilder,
   type NetlinkMessage,
+  NLM_F_ACK,
   NLM_F_DUMP,
   parseAttributes,
 } from "../netlink_message.ts";
 
 /** nfgenmsg before the attributes of every message. */
 const NFGENMSG = 4;
+const INET = Uint8Array.of(NFPROTO_INET, 0, 0, 0);
 
 export interface ListedElement {
   readonly key: Uint8Array;
@@ -46,6 +49,17 @@ export interface ListedChain {
 /** Names of all tables of the inet family. Throws MeshError KERNEL. */
 export function listTables(socket: NetlinkSocket): string[] {
   return dump(socket, "list nf_tables tables", MSG.GETTABLE).map((m) => attrText(bodyOf(m), TABLE.NAME) ?? "");
+}
+
+/** The number of the kernel's ruleset: it counts the transactions of everybody. Throws MeshError KERNEL. */
+export function generationOf(socket: NetlinkSocket): number {
+  const messages = socket.dump("read the nf_tables generation", (seq) => {
+    const w = new MessageBuilder(seq);
+    w.message(NFNL_SUBSYS_NFTABLES << 8 | MSG.GETGEN, NLM_F_ACK, INET);
+    return w;
+  });
+  const generation = messages[0] && bodyOf(messages[0]);
+  return generation ? be32(generation, GENERATION_ID) : 0;
 }
 
 export function listSets(socket: NetlinkSocket, table: string): string[] {
@@ -112,8 +126,7 @@ function dump(
 ): NetlinkMessage[] {
   return socket.dump(action, (seq) => {
     const w = new MessageBuilder(seq);
-    const header = Uint8Array.of(NFPROTO_INET, 0, 0, 0);
-    w.message(NFNL_SUBSYS_NFTABLES << 8 | type, NLM_F_DUMP, header, () => attributes(w));
+    w.message(NFNL_SUBSYS_NFTABLES << 8 | type, NLM_F_DUMP, INET, () => attributes(w));
     return w;
   });
 }
