@@ -4,15 +4,7 @@
  */
 import type { Clock } from "../clock.ts";
 import { MeshError, type ReasonCode } from "../errors.ts";
-import type {
-  DatagramDialer,
-  DatagramFlow,
-  Dialer,
-  FlowHandler,
-  MeshStream,
-  ServiceTarget,
-  StreamHandler,
-} from "../net.ts";
+import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import { VERSION } from "../version.ts";
 import type { Carrier, PeerIdentity } from "./carrier.ts";
 import { DEFAULT_LIMITS, type SessionLimits } from "./constants.ts";
@@ -158,14 +150,6 @@ export class Session {
       this.#arm();
     });
   }
-}
-
-/** The session as what forward knows: a dialer of streams and flows. */
-export function sessionDialer(session: Session): Dialer & DatagramDialer {
-  return {
-    dial: (target, first, handler) => session.openStream(target, first, handler),
-    openFlow: (target, handler) => session.openFlow(target, handler),
-  };
 }
 
 /** 1 to 2^53 − 1. */

@@ -390,6 +390,7 @@ export class SessionCore {
       flowEnded: (flow) => {
         this.#sender.datagrams.forget(flow);
         this.#table.flowEnded(flow);
+        if (this.#table.flows === 0) this.#reassembly.trim();
       },
       onStream: (target, stream, sendLimit) => offers.stream(target, stream, sendLimit),
       onFlow: (target, flow) => offers.flow(target, flow),

@@ -384,6 +384,16 @@ Deno.test("counted frames sent again are skipped, unless they lie across the bor
   assert.equal(world.a.events.at(-1), "closed PROTOCOL: resumed inside a frame");
 });
 
+Deno.test("ids wrap around, and lie on one side of the last one", () => {
+  const { world, peer } = scene();
+  const owners = acceptAll(world.a);
+  peer.send(rawOpen(0x7fff_fffe), rawOpen(0xffff_fff0), rawOpen(0xffff_fffe), rawOpen(2), FRAMES.DATA(0xffff_fffe));
+  assert.equal(owners.length, 4);
+  assert.equal(owners[2]!.text, "hi");
+  peer.send(rawOpen(0xffff_fff2));
+  assert.equal(world.a.events.at(-1), `closed PROTOCOL: ${USED}`);
+});
+
 Deno.test("DATA beyond the credit ends the session, up to it does not", () => {
   for (const extra of [0, 1]) {
     const { world, peer } = scene();

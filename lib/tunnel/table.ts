@@ -66,6 +66,11 @@ export class Table {
     };
   }
 
+  /** Open flows, of either side. */
+  get flows(): number {
+    return this.#flows.size;
+  }
+
   get unread(): number {
     let sum = 0;
     for (const stream of this.#streams.values()) sum += stream.unread;
