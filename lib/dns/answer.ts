@@ -132,11 +132,11 @@ function finish(found: Found, step: Step, meta: MetaReader, options: AnswerOptio
   }
   if ((type === TYPE.A || type === TYPE.AAAA) && found.addresses) {
     const family = type === TYPE.A ? 4 : 6;
-    const ips = [...new Set(found.addresses)].filter((ip) => familyOf(ip) === family);
-    if (ips.length > 0) {
-      const records = ips.map((ip) => addressRecord(owner, ip, options.ttl));
-      return positive([...chain, ...records], []);
+    const records: ResourceRecord[] = [...chain];
+    for (const ip of unique(found.addresses)) {
+      if (familyOf(ip) === family) records.push(addressRecord(owner, ip, options.ttl));
     }
+    if (records.length > chain.length) return positive(records, []);
   }
   if (type === TYPE.TXT && found.text) {
     return positive([...chain, textRecord(owner, TYPE.TXT, found.text, DNS_VERSION_TTL)], []);
@@ -210,7 +210,11 @@ function findService(request: ServiceRequest, meta: MetaReader, options: AnswerO
     return { reason: meta.hasNamespace(request.namespace) ? "no-service" : "no-namespace" };
   }
   if (service.type === "ExternalName") return findExternal(request, service);
-  const { usable } = chooseEndpoints(meta, service, zone.multicluster);
+  const byEndpoint = service.headless || request.kind === "endpoint";
+  // Most names are of Services with an address of their own: their endpoints need not be looked at.
+  const usable = byEndpoint || options.ignoreEmptyServices
+    ? chooseEndpoints(meta, service, zone.multicluster).usable
+    : [];
   if (options.ignoreEmptyServices && !service.headless && usable.length === 0) return { reason: "no-ready-endpoint" };
   const base = [service.name, service.namespace, "svc"];
   const wanted = request.kind === "port" || request.kind === "protocol" ? request : undefined;
@@ -219,7 +223,7 @@ function findService(request: ServiceRequest, meta: MetaReader, options: AnswerO
     wanted === undefined ||
     (p.protocol.toLowerCase() === wanted.protocol && p.name !== "" && (port === undefined || p.name === port));
   const entries: SrvEntry[] = [];
-  if (service.headless || request.kind === "endpoint") {
+  if (byEndpoint) {
     for (const e of usable) {
       if (request.kind === "endpoint" && (e.host !== request.host || e.cluster !== request.cluster)) continue;
       const host = e.cluster === undefined ? [e.host, ...base] : [e.host, e.cluster, ...base];
@@ -251,6 +255,11 @@ function findExternal(request: ServiceRequest, service: Service): Found {
 function whyNone(request: ServiceRequest, usable: number): AnswerReason {
   if (usable === 0) return "no-ready-endpoint";
   return request.kind === "endpoint" ? "no-such-endpoint" : "no-such-port";
+}
+
+/** Each value once, in order; most lists have one. */
+function unique(values: readonly string[]): Iterable<string> {
+  return values.length > 1 ? new Set(values) : values;
 }
 
 function hidden(namespace: string, options: AnswerOptions): boolean {

@@ -41,7 +41,7 @@ const LOOPBACK = ["127.0.0.1", "::1"];
 export function decide(name: Labels, type: number, context: DecideContext): Decision {
   const { meta, options, hosts } = context;
   const lower = lowerLabels(name);
-  const override = hosts.answer(name, lower, type);
+  const override = hosts.empty ? undefined : hosts.answer(name, lower, type);
   if (override) return { kind: "local", origin: "hosts", answer: override, shared: true };
   const forward = longest(lower, context.forwardZones);
   const zone = zoneOf(lower, options.zones);

@@ -6,6 +6,8 @@ import { HEADER_BYTES, RCODE, TYPE } from "./constants.ts";
 import { skipName } from "./query.ts";
 
 export interface Entry {
+  /** Of the question, as {@link Query.hash}. */
+  readonly hash: number;
   readonly bytes: Uint8Array;
   readonly questionEnd: number;
   /** DO and CD of the question, as {@link Query.variant}. */
@@ -46,7 +48,7 @@ export const SNAPSHOT_LIFE: EntryLife = { storedAt: 0, expiresAt: Infinity, stal
 /** Makes an entry of a response this program wrote itself; throws RangeError on anything else (a bug). */
 export function makeEntry(
   bytes: Uint8Array,
-  about: { readonly variant: number; readonly caseBound: boolean },
+  about: { readonly hash: number; readonly variant: number; readonly caseBound: boolean },
   life: EntryLife,
 ): Entry {
   const questionEnd = skipName(bytes, HEADER_BYTES, bytes.length) + 4;
@@ -74,6 +76,7 @@ export function makeEntry(
     at = next;
   }
   return {
+    hash: about.hash,
     bytes,
     questionEnd,
     variant: about.variant,

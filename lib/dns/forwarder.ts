@@ -195,6 +195,7 @@ export class Forwarder {
     const { clock, cache, writer, times, log } = this.#deps;
     const now = clock.now();
     const received: Received = {
+      hash: question.hash,
       question,
       variant: question.variant,
       now,
@@ -206,7 +207,7 @@ export class Forwarder {
     const good = entry !== undefined && (entry.rcode === 0 || entry.rcode === 3);
     if (good) {
       this.stats.answered++;
-      cache.set(question.hash, entry);
+      cache.set(entry);
       for (const waiter of waiters) finish(waiter, entry, "upstream");
       return;
     }
@@ -223,7 +224,7 @@ export class Forwarder {
       return;
     }
     const failure = entry ?? failureEntry(received, writer);
-    cache.set(question.hash, failure);
+    cache.set(failure);
     for (const waiter of waiters) finish(waiter, failure, "failed");
   }
 
@@ -256,7 +257,10 @@ export class Forwarder {
   #fail(question: ForwardQuestion, stale: Entry | undefined, done: OnForwarded, from: string): void {
     if (stale) return this.#stale(stale, done);
     const now = this.#deps.clock.now();
-    done(failureEntry({ question, variant: question.variant, now, from }, this.#deps.writer), "failed");
+    done(
+      failureEntry({ hash: question.hash, question, variant: question.variant, now, from }, this.#deps.writer),
+      "failed",
+    );
   }
 
   #find(question: ForwardQuestion): Entry | undefined {

@@ -24,14 +24,15 @@ export function nameText(labels: Labels): string {
   return labels.length === 0 ? "." : labels.map(escape).join(".") + ".";
 }
 
-/** ASCII lower case of each label: names compare without case (RFC 4343). */
+/** ASCII lower case of each label: names compare without case (RFC 4343). The same array when it is lower case. */
 export function lowerLabels(labels: Labels): Labels {
-  return labels.map(lowerAscii);
+  for (let i = 0; i < labels.length; i++) if (hasUpper(labels[i]!)) return labels.map(lowerAscii);
+  return labels;
 }
 
 /** Lower case of A–Z only; `toLowerCase` would change bytes above 127. */
 export function lowerAscii(text: string): string {
-  return /[A-Z]/.test(text) ? text.replace(/[A-Z]+/g, (upper) => upper.toLowerCase()) : text;
+  return hasUpper(text) ? text.replace(/[A-Z]+/g, (upper) => upper.toLowerCase()) : text;
 }
 
 /** Whether `labels` ends with `suffix`; both lower case. Equal names end with each other. */
@@ -49,6 +50,14 @@ export function wireLength(labels: Labels): number {
   let bytes = 1;
   for (const label of labels) bytes += label.length + 1;
   return bytes;
+}
+
+function hasUpper(text: string): boolean {
+  for (let i = 0; i < text.length; i++) {
+    const c = text.charCodeAt(i);
+    if (c >= 0x41 && c <= 0x5a) return true;
+  }
+  return false;
 }
 
 function isBytes(label: string): boolean {

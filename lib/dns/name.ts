@@ -64,21 +64,37 @@ export function zoneOf(name: Labels, zones: readonly Zone[]): Zone | undefined {
 
 /** What `name` (lower case, inside `zone`) asks for. */
 export function parseName(name: Labels, zone: Zone): RecordRequest {
-  const labels = name.slice(0, name.length - zone.labels.length);
-  const top = labels.at(-1);
-  if (top === undefined) return { kind: "apex" };
-  if (top === "dns-version") return labels.length === 1 ? { kind: "version" } : NONE;
+  // By position from the zone outwards: nothing is cut out of the name.
+  const n = name.length - zone.labels.length;
+  const top = name[n - 1];
+  if (n === 0 || top === undefined) return { kind: "apex" };
+  if (top === "dns-version") return n === 1 ? { kind: "version" } : NONE;
   if (top === "dns") {
-    if (labels.length === 1) return { kind: "nameserver", leaf: false };
-    return labels.length === 2 && labels[0] === "ns" ? { kind: "nameserver", leaf: true } : NONE;
+    if (n === 1) return { kind: "nameserver", leaf: false };
+    return n === 2 && name[0] === "ns" ? { kind: "nameserver", leaf: true } : NONE;
   }
   if (top !== "svc" && top !== "pod") return NONE;
-  if (labels.length === 1) return { kind: "container", of: top };
-  const namespace = labels.at(-2)!;
-  if (labels.length === 2) return { kind: "namespace", of: top, namespace };
-  const third = labels.at(-3)!;
-  if (top === "pod") return labels.length === 3 ? { kind: "pod", namespace, ip: undash(third) } : NONE;
-  return serviceName(labels.slice(0, -3), { namespace, service: third }, zone);
+  if (n === 1) return { kind: "container", of: top };
+  const namespace = name[n - 2]!;
+  if (n === 2) return { kind: "namespace", of: top, namespace };
+  const service = name[n - 3]!;
+  if (top === "pod") return n === 3 ? { kind: "pod", namespace, ip: undash(service) } : NONE;
+  if (n === 3) return { kind: "service", namespace, service };
+  const second = name[n - 4]!;
+  if (n === 4) {
+    return second.startsWith("_")
+      ? { kind: "protocol", namespace, service, protocol: second.slice(1) }
+      : { kind: "endpoint", namespace, service, host: second };
+  }
+  if (n > 5) return NONE;
+  const first = name[0]!;
+  if (first.startsWith("_") && second.startsWith("_")) {
+    return { kind: "port", namespace, service, port: first.slice(1), protocol: second.slice(1) };
+  }
+  if (zone.multicluster && !first.startsWith("_") && !second.startsWith("_")) {
+    return { kind: "endpoint", namespace, service, host: first, cluster: second };
+  }
+  return NONE;
 }
 
 /** The dashed form of an address: the name of an endpoint or pod that has no host name. */
@@ -92,27 +108,4 @@ export function dashedIp(ip: string): string {
 export function undash(label: string): string | undefined {
   const v4 = label.split("-").length === 4 && !label.includes("--");
   return parseIp(label.replaceAll("-", v4 ? "." : ":"));
-}
-
-function serviceName(
-  before: Labels,
-  of: { readonly namespace: string; readonly service: string },
-  zone: Zone,
-): RecordRequest {
-  const first = before[0];
-  const second = before[1];
-  if (first === undefined) return { kind: "service", ...of };
-  if (second === undefined) {
-    return first.startsWith("_")
-      ? { kind: "protocol", ...of, protocol: first.slice(1) }
-      : { kind: "endpoint", ...of, host: first };
-  }
-  if (before.length > 2) return NONE;
-  if (first.startsWith("_") && second.startsWith("_")) {
-    return { kind: "port", ...of, port: first.slice(1), protocol: second.slice(1) };
-  }
-  if (zone.multicluster && !first.startsWith("_") && !second.startsWith("_")) {
-    return { kind: "endpoint", ...of, host: first, cluster: second };
-  }
-  return NONE;
 }

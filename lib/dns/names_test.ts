@@ -160,7 +160,7 @@ function entryOf(name: string, life: { stored: number; ttl: number; stale: numbe
   const expiresAt = life.stored + life.ttl * 1000;
   const query = new Query();
   query.fill(labels, 1, variant);
-  const entry = makeEntry(writer.copy(), { variant, caseBound: false }, {
+  const entry = makeEntry(writer.copy(), { hash: query.hash, variant, caseBound: false }, {
     storedAt: life.stored,
     expiresAt,
     staleUntil: expiresAt + life.stale * 1000,
@@ -173,18 +173,18 @@ function entryOf(name: string, life: { stored: number; ttl: number; stale: numbe
 Deno.test("cache: bounded by entries and bytes; what is used stays, what is not goes", () => {
   const cache = new AnswerCache({ maxEntries: 100, maxBytes: 1 << 20 });
   const hot = entryOf("hot.test", { stored: 0, ttl: 60, stale: 0 });
-  cache.set(hot.query.hash, hot.entry);
+  cache.set(hot.entry);
   for (let i = 0; i < 1000; i++) {
-    const { query, entry } = entryOf(`n${i}.test`, { stored: 0, ttl: 60, stale: 0 });
-    cache.set(query.hash, entry);
+    const { entry } = entryOf(`n${i}.test`, { stored: 0, ttl: 60, stale: 0 });
+    cache.set(entry);
     assert.ok(cache.get(hot.query), `after ${i} others`);
   }
   assert.equal(cache.stats.entries, 100);
   assert.equal(cache.stats.evicted, 901);
   const small = new AnswerCache({ maxEntries: 1000, maxBytes: 4000 });
   for (let i = 0; i < 100; i++) {
-    const { query, entry } = entryOf(`n${i}.test`, { stored: 0, ttl: 60, stale: 0 });
-    small.set(query.hash, entry);
+    const { entry } = entryOf(`n${i}.test`, { stored: 0, ttl: 60, stale: 0 });
+    small.set(entry);
   }
   assert.ok(small.stats.bytes <= 4000 && small.stats.entries >= 8);
   small.clear();
@@ -195,15 +195,15 @@ Deno.test("cache: another question with the same hash is no hit", () => {
   const cache = new AnswerCache({ maxEntries: 100, maxBytes: 1 << 20 });
   const a = entryOf("a.test", { stored: 0, ttl: 60, stale: 0 });
   const b = entryOf("b.test", { stored: 0, ttl: 60, stale: 0 });
-  cache.set(b.query.hash, a.entry);
+  cache.set({ ...a.entry, hash: b.query.hash });
   assert.equal(cache.get(b.query), undefined);
 });
 
 Deno.test("saved cache: entries come back with their age; damaged, cut or foreign files yield nothing", () => {
   const cache = new AnswerCache({ maxEntries: 100, maxBytes: 1 << 20 });
   for (const [name, variant] of [["a.test", 0], ["b.test", 1]] as const) {
-    const { query, entry } = entryOf(name, { stored: 1000, ttl: 60, stale: 3600 }, variant);
-    cache.set(query.hash, entry);
+    const { entry } = entryOf(name, { stored: 1000, ttl: 60, stale: 3600 }, variant);
+    cache.set(entry);
   }
   const saved = saveCache(cache, { now: 31_000, wall: 1_000_000 });
   const into = () => new AnswerCache({ maxEntries: 100, maxBytes: 1 << 20 });

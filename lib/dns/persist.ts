@@ -32,7 +32,7 @@ const MAX_SAVED_BYTES = 1 << 20;
 
 /** Entries that may outlive a restart, the most recently learned first. */
 export function saveCache(cache: AnswerCache, at: Moment): Uint8Array {
-  const entries = [...cache.entries()].map(([, entry]) => entry).filter((e) => worthSaving(e, at.now));
+  const entries = [...cache.entries()].filter((e) => worthSaving(e, at.now));
   entries.sort((a, b) => b.storedAt - a.storedAt);
   const out = new Uint8Array(MAX_SAVED_BYTES);
   const view = new DataView(out.buffer);
@@ -83,7 +83,7 @@ export function restoreCache(cache: AnswerCache, bytes: Uint8Array, at: Moment):
     query.fill(lowerLabels(read.question.name), read.question.type, variant & 3);
     const from = new TextDecoder().decode(bytes.subarray(messageAt - fromLength, messageAt));
     const life = { storedAt: expiresAt - ttl, expiresAt, staleUntil: expiresAt + stale, countDown: true, from };
-    cache.set(query.hash, makeEntry(message, { variant: variant & 3, caseBound: false }, life));
+    cache.set(makeEntry(message, { hash: query.hash, variant: variant & 3, caseBound: false }, life));
     count++;
   }
   return count;

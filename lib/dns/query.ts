@@ -4,7 +4,6 @@
  */
 import { CLASS_IN, FLAG, HEADER_BYTES, MAX_LABEL_BYTES, MAX_NAME_BYTES, MIN_UDP_BYTES, TYPE } from "./constants.ts";
 import type { Labels } from "./labels.ts";
-import { lowerLabels } from "./labels.ts";
 
 /** What a packet is: `query` may be answered; `drop` gets nothing, so that two servers can never talk in circles. */
 export type Verdict = "query" | "formerr" | "notimp" | "badvers" | "drop";
@@ -114,15 +113,12 @@ export class Query {
 
   /** The name's labels in the case they were asked; copies, for work beyond a cache hit. */
   labels(bytes: Uint8Array): Labels {
-    const labels: string[] = [];
-    for (let at = HEADER_BYTES; bytes[at]! !== 0; at += bytes[at]! + 1) {
-      labels.push(String.fromCharCode(...bytes.subarray(at + 1, at + 1 + bytes[at]!)));
-    }
-    return labels;
+    return labelsFrom(bytes, HEADER_BYTES, this.questionEnd - QUESTION_TAIL);
   }
 
-  lowerLabels(bytes: Uint8Array): Labels {
-    return lowerLabels(this.labels(bytes));
+  /** The same in lower case. */
+  lowerLabels(): Labels {
+    return labelsFrom(this.lower, 0, this.questionEnd - HEADER_BYTES - QUESTION_TAIL);
   }
 
   /** Walks the question's name; returns the offset after it or -1. Compression has nothing to point at here. */
@@ -183,6 +179,19 @@ export class Query {
     }
     return version > 0 ? "badvers" : "query";
   }
+}
+
+/** Labels of an uncompressed name that stands in `[start, end)`, its root included. */
+function labelsFrom(bytes: Uint8Array, start: number, end: number): Labels {
+  // One string for all, cut into labels: the cuts share its characters.
+  const text = String.fromCharCode.apply(null, bytes.subarray(start, end) as unknown as number[]);
+  const labels: string[] = [];
+  for (let at = 0; at < text.length - 1;) {
+    const next = at + 1 + text.charCodeAt(at);
+    labels.push(text.slice(at + 1, next));
+    at = next;
+  }
+  return labels;
 }
 
 /** The variant goes in last, so that it can be taken out again. */

@@ -132,20 +132,20 @@ export class Resolver {
     const query = this.#query;
     // Answers are made for the question in lower case and patched to the case asked; only SRV targets cannot be.
     const bound = query.hasUpper && query.type === TYPE.SRV;
-    const name = bound ? query.labels(bytes) : query.lowerLabels(bytes);
+    const name = bound ? query.labels(bytes) : query.lowerLabels();
     const decision = decide(name, query.type, this.#context(meta, source.isHost));
     if (decision.kind === "local") {
       const { answer } = decision;
       if (answer.chase !== undefined) return this.#chase(answer, answer.chase, { bytes, name, source, transport });
       this.stats.local++;
       const entry = this.#encode(name, query, answer);
-      if (decision.shared && !bound) this.#cluster.set(query.hash, entry);
+      if (decision.shared && !bound) this.#cluster.set(entry);
       return this.#respond(entry, bytes, transport.limit(query), 0);
     }
     if (query.type === TYPE.ANY) {
       anyAnswer(this.#deps.writer, name);
       const entry = this.#ownEntry();
-      this.#cluster.set(query.hash, entry);
+      this.#cluster.set(entry);
       return this.#respond(entry, bytes, transport.limit(query), 0);
     }
     const question: ForwardQuestion = {
@@ -170,7 +170,7 @@ export class Resolver {
     };
     if (next.kind === "forward") return this.#forward(question, next.zone, asker, join);
     this.stats.local++;
-    const entry = join(this.#encode(lower, { type, variant }, next.answer), 0);
+    const entry = join(this.#encode(lower, { hash: question.hash, type, variant }, next.answer), 0);
     return this.#respond(entry, asker.bytes, asker.transport.limit(this.#query), 0);
   }
 
@@ -216,14 +216,23 @@ export class Resolver {
     else this.stats.forwarded++;
   }
 
-  #encode(name: Labels, about: { readonly type: number; readonly variant: number }, answer: ClusterAnswer): Entry {
+  #encode(
+    name: Labels,
+    about: { readonly hash: number; readonly type: number; readonly variant: number },
+    answer: ClusterAnswer,
+  ): Entry {
     const { writer, options, meta } = this.#deps;
     encodeCluster(writer, { name, type: about.type }, answer, { serial: meta().version.number, ttl: options.ttl });
-    return makeEntry(writer.copy(), { variant: about.variant, caseBound: answer.caseBound }, SNAPSHOT_LIFE);
+    return makeEntry(
+      writer.copy(),
+      { hash: about.hash, variant: about.variant, caseBound: answer.caseBound },
+      SNAPSHOT_LIFE,
+    );
   }
 
   #ownEntry(variant = this.#query.variant): Entry {
-    return makeEntry(this.#deps.writer.copy(), { variant, caseBound: false }, SNAPSHOT_LIFE);
+    const about = { hash: this.#query.hash, variant, caseBound: false };
+    return makeEntry(this.#deps.writer.copy(), about, SNAPSHOT_LIFE);
   }
 
   #respond(entry: Entry, asked: Uint8Array, limit: number, now: number): number {

@@ -27,6 +27,7 @@ const NO_SOA_TTL = 5;
 const DNSSEC_PROOFS = new Set<number>([TYPE.NSEC, 50, /* NSEC3 */ TYPE.RRSIG]);
 
 export interface Received {
+  readonly hash: number;
   readonly question: { readonly name: Labels; readonly type: number };
   readonly variant: number;
   readonly now: number;
@@ -62,7 +63,7 @@ export function scrub(
   } else if (rcode !== RCODE.NOERROR) ttl = FAILURE_TTL;
   const failed = rcode !== RCODE.NOERROR && rcode !== RCODE.NXDOMAIN;
   const expiresAt = now + ttl * 1000;
-  return makeEntry(writer.copy(), { variant, caseBound: false }, {
+  return makeEntry(writer.copy(), { hash: asked.hash, variant, caseBound: false }, {
     storedAt: now,
     expiresAt,
     staleUntil: failed ? expiresAt : expiresAt + times.staleFor * 1000,
@@ -75,7 +76,7 @@ export function scrub(
 export function failureEntry(asked: Received, writer: MessageWriter): Entry {
   writer.begin(FLAG.QR | FLAG.RA | RCODE.SERVFAIL, asked.question.name, asked.question.type);
   const expiresAt = asked.now + FAILURE_TTL * 1000;
-  return makeEntry(writer.copy(), { variant: asked.variant, caseBound: false }, {
+  return makeEntry(writer.copy(), { hash: asked.hash, variant: asked.variant, caseBound: false }, {
     storedAt: asked.now,
     expiresAt,
     staleUntil: expiresAt,

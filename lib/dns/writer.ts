@@ -11,6 +11,13 @@ export type Section = "answer" | "authority" | "additional";
 
 /** Offset of each section's count in the header. */
 const COUNT_AT: Record<Section, number> = { answer: 6, authority: 8, additional: 10 };
+/**
+ * Labels remembered as targets of pointers. The first ones are the question's, which is where nearly all pointers lead;
+ * searching many more would make long answers quadratic.
+ */
+const MAX_KNOWN = 48;
+const DOT = 0x2e;
+const ZERO = 0x30;
 /** Pointers have 14 bits. */
 const MAX_POINTER = 0x3fff;
 /** Types whose names other software is known to expand when compressed: those of RFC 1035 only (RFC 3597 §4). */
@@ -19,8 +26,10 @@ const COMPRESSED_TARGET = new Set<number>([TYPE.CNAME, TYPE.NS, TYPE.PTR]);
 export class MessageWriter {
   readonly bytes = new Uint8Array(MAX_TCP_BYTES);
   #length = 0;
-  /** Where each suffix of a name already stands; keys keep the letter case, so that case survives compression. */
-  readonly #suffixes = new Map<string, number>();
+  #question: Labels = [];
+  /** Where labels of names already stand; each begins a name that later ones may point to. */
+  readonly #known = new Uint16Array(MAX_KNOWN);
+  #knownCount = 0;
 
   get length(): number {
     return this.#length;
@@ -28,7 +37,8 @@ export class MessageWriter {
 
   /** Starts a message with one question; the id is left 0 for whoever sends it. */
   begin(flags: number, question: Labels, type: number): void {
-    this.#suffixes.clear();
+    this.#knownCount = 0;
+    this.#question = question;
     this.bytes.fill(0, 0, HEADER_BYTES);
     this.#put16(2, flags);
     this.#put16(4, 1);
@@ -57,7 +67,7 @@ export class MessageWriter {
     this.#put16(lengthAt, this.#length - lengthAt - 2);
     if (this.#length > limit) {
       this.#length = start;
-      for (const [suffix, at] of this.#suffixes) if (at >= start) this.#suffixes.delete(suffix);
+      while (this.#knownCount > 0 && this.#known[this.#knownCount - 1]! >= start) this.#knownCount--;
       return false;
     }
     const at = COUNT_AT[section];
@@ -72,12 +82,8 @@ export class MessageWriter {
 
   #data(type: number, data: RData): void {
     switch (data.kind) {
-      case "address": {
-        const ip = ipBytes(data.ip);
-        this.bytes.set(ip, this.#length);
-        this.#length += ip.length;
-        return;
-      }
+      case "address":
+        return this.#address(data.ip);
       case "name":
         return this.#name(data.target, COMPRESSED_TARGET.has(type));
       case "srv":
@@ -107,21 +113,58 @@ export class MessageWriter {
     }
   }
 
+  #address(ip: string): void {
+    if (ip.includes(":")) {
+      this.bytes.set(ipBytes(ip), this.#length);
+      this.#length += 16;
+      return;
+    }
+    // Canonical dotted decimal, read in one pass: this runs for every address of every answer.
+    let part = 0;
+    for (let i = 0; i < ip.length; i++) {
+      const c = ip.charCodeAt(i);
+      if (c === DOT) {
+        this.bytes[this.#length++] = part;
+        part = 0;
+      } else part = part * 10 + c - ZERO;
+    }
+    this.bytes[this.#length++] = part;
+  }
+
+  /** Names are compared with their letter case, so that case survives compression. */
   #name(labels: Labels, compress: boolean): void {
+    if (compress && labels === this.#question && this.#length > HEADER_BYTES) return this.#u16(0xc000 | HEADER_BYTES);
     for (let i = 0; i < labels.length; i++) {
-      // Labels are joined by a character that no label can hold, because characters of labels are bytes.
-      const suffix = labels.slice(i).join("\u0100");
-      const at = this.#suffixes.get(suffix);
-      if (at !== undefined && compress) {
-        this.#u16(0xc000 | at);
-        return;
-      }
-      if (at === undefined && this.#length <= MAX_POINTER) this.#suffixes.set(suffix, this.#length);
+      const at = compress ? this.#find(labels, i) : 0;
+      if (at > 0) return this.#u16(0xc000 | at);
+      if (this.#knownCount < MAX_KNOWN && this.#length <= MAX_POINTER) this.#known[this.#knownCount++] = this.#length;
       const label = labels[i]!;
       this.bytes[this.#length++] = label.length;
       for (let j = 0; j < label.length; j++) this.bytes[this.#length++] = label.charCodeAt(j);
     }
     this.bytes[this.#length++] = 0;
+  }
+
+  /** Where the name `labels[from…]` already stands; 0 = nowhere. */
+  #find(labels: Labels, from: number): number {
+    for (let k = 0; k < this.#knownCount; k++) {
+      if (this.#standsAt(this.#known[k]!, labels, from)) return this.#known[k]!;
+    }
+    return 0;
+  }
+
+  #standsAt(start: number, labels: Labels, from: number): boolean {
+    const bytes = this.bytes;
+    let at = start;
+    for (let i = from; i < labels.length; i++) {
+      while (bytes[at]! >= 0xc0) at = ((bytes[at]! & 0x3f) << 8) | bytes[at + 1]!;
+      const label = labels[i]!;
+      if (bytes[at] !== label.length) return false;
+      for (let j = 0; j < label.length; j++) if (bytes[at + 1 + j] !== label.charCodeAt(j)) return false;
+      at += label.length + 1;
+    }
+    while (bytes[at]! >= 0xc0) at = ((bytes[at]! & 0x3f) << 8) | bytes[at + 1]!;
+    return bytes[at] === 0;
   }
 
   #u16(n: number): void {
