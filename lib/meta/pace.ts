@@ -22,9 +22,9 @@ export class Pacer {
     return this.#clock.now() - this.#since >= STRETCH_MS;
   }
 
-  /** Lets the event loop turn. */
-  async rest(): Promise<void> {
-    await sleep(this.#clock, 0);
+  /** Lets the event loop turn. Rejects with the signal's reason when it is aborted meanwhile. */
+  async rest(signal?: AbortSignal): Promise<void> {
+    await sleep(this.#clock, 0, signal);
     this.#since = this.#clock.now();
   }
 }

@@ -1,0 +1,276 @@
+/**
+ * A Kubernetes API as a source: one follower per resource, EndpointSlices with Endpoints as fallback, CRDs that may be
+ * missing. The layer is synced when every resource was listed once or is known to be missing or forbidden; what one
+ * resource lacks never holds up the others.
+ */
+import type { Clock } from "../clock.ts";
+import type { Logger } from "../log.ts";
+import { ConvertContext } from "./convert.ts";
+import type { FollowerOptions, ObjectSink } from "./follower.ts";
+import { Follower } from "./follower.ts";
+import type { KubeApi } from "./kube_api.ts";
+import type { Resource } from "./kube_resources.ts";
+import {
+  ENDPOINT_SLICES,
+  ENDPOINTS,
+  NAMESPACES,
+  NODES,
+  PODS,
+  resourceName,
+  ROUTE_RESOURCES,
+  SERVICES,
+} from "./kube_resources.ts";
+import type { Changes } from "./objects.ts";
+import type { Problem } from "./problems.ts";
+import { ProblemBook } from "./problems.ts";
+import type { Health } from "./reflector.ts";
+import { ResourceSink } from "./resource_sink.ts";
+import type { MetaSource, SourceState, SourceStatus } from "./source.ts";
+import type { MetaLayer } from "./store.ts";
+
+export interface KubeSourceOptions {
+  readonly api: KubeApi;
+  readonly layer: MetaLayer;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Which pods to know: all (a server), those of one node, or none. */
+  readonly pods: "all" | "none" | { readonly node: string };
+  /** Only objects of these namespaces; works with rights in these namespaces only. Undefined: all. */
+  readonly namespaces?: readonly string[];
+  /** Read Istio and Gateway API objects; default true. */
+  readonly routes?: boolean;
+  readonly extraLabels?: readonly string[];
+  readonly epoch?: string;
+  /** Numbers in [0, 1) for jitter; default Math.random. */
+  readonly random?: () => number;
+  /** Objects of a resource the API does not know stay: not known is not gone. For the MetaServer. */
+  readonly keepUnknown?: boolean;
+  /** How a resource is followed; default {@link Follower}. The MetaServer needs another. */
+  readonly follow?: (options: FollowerOptions) => Following;
+}
+
+/** How long a resource must be unknown before its objects are. */
+const FORGET_MS = 60_000;
+
+/** What follows one resource. */
+export interface Following {
+  start(): void;
+  stop(): Promise<void>;
+}
+
+interface Entry {
+  readonly resource: Resource;
+  readonly namespace: string | undefined;
+  readonly sink: ResourceSink;
+  readonly following: Following;
+  health: Health | undefined;
+  forget?: () => void;
+  /** Started on its own; fallbacks are only when needed. */
+  active: boolean;
+}
+
+export class KubeSource implements MetaSource {
+  readonly #options: KubeSourceOptions;
+  readonly #context: ConvertContext;
+  readonly #book = new ProblemBook();
+  readonly #entries: Entry[] = [];
+  readonly #kind: string;
+  readonly #epoch: string;
+  #number = 0;
+  readonly #listed = new Set<Entry>();
+  #state: SourceState = "starting";
+  #since: number;
+
+  constructor(options: KubeSourceOptions, kind = "kube") {
+    this.#options = options;
+    this.#kind = kind;
+    this.#context = new ConvertContext(options.extraLabels);
+    this.#epoch = options.epoch ?? crypto.randomUUID().slice(0, 8);
+    this.#since = options.clock.now();
+    const namespaced: Resource[] = [SERVICES, ENDPOINT_SLICES, ENDPOINTS];
+    if (options.pods !== "none") namespaced.push(PODS);
+    const resources = [...namespaced, NODES, NAMESPACES, ...(options.routes === false ? [] : ROUTE_RESOURCES)];
+    for (const resource of resources) {
+      for (const namespace of this.#namespacesFor(resource)) this.#add(resource, namespace);
+    }
+  }
+
+  start(): Promise<void> {
+    for (const entry of this.#entries) {
+      entry.active = entry.resource !== ENDPOINTS;
+      if (entry.active) entry.following.start();
+    }
+    return Promise.resolve();
+  }
+
+  async stop(): Promise<void> {
+    this.#enter("stopped");
+    for (const entry of this.#entries) entry.forget?.();
+    await Promise.all(this.#entries.map((e) => e.following.stop()));
+    this.#options.api.close();
+  }
+
+  status(): SourceStatus {
+    const failing = this.#entries.find((e) => e.active && e.health?.name === "failing")?.health;
+    const error = failing?.name !== "failing"
+      ? undefined
+      : failing.status === undefined
+      ? "the API cannot be reached"
+      : `the API answers with status ${failing.status}`;
+    return {
+      kind: this.#kind,
+      from: this.#options.api.address,
+      state: this.#state,
+      since: this.#since,
+      ...(error === undefined ? {} : { lastError: error }),
+      problems: [...this.#missing(), ...this.#book.all()],
+    };
+  }
+
+  /** Health of each resource, for `status`: name → following, failing, forbidden, unknown, waiting. */
+  resources(): { readonly name: string; readonly health: string }[] {
+    return this.#entries.filter((e) => e.active).map((e) => ({
+      name: resourceName(e.resource) + (e.namespace === undefined ? "" : ` in ${e.namespace}`),
+      health: e.health?.name ?? "waiting",
+    }));
+  }
+
+  #namespacesFor(resource: Resource): readonly (string | undefined)[] {
+    return resource.clusterScoped || !this.#options.namespaces ? [undefined] : this.#options.namespaces;
+  }
+
+  #add(resource: Resource, namespace: string | undefined): void {
+    const { api, clock, log, pods, layer } = this.#options;
+    const at = namespace === undefined ? {} : { namespace };
+    const sink = new ResourceSink({
+      resource,
+      ...at,
+      context: this.#context,
+      book: this.#book,
+      current: () => layer.snapshot,
+      apply: (changes) => this.#apply(changes),
+      settled: (health) => this.#settled(entry, health),
+    });
+    const following = (this.#options.follow ?? newFollower)({
+      api,
+      resource,
+      sink: sink as ObjectSink,
+      clock,
+      log,
+      random: this.#options.random ?? Math.random,
+      ...at,
+      ...(resource === PODS && typeof pods === "object" ? { fieldSelector: `spec.nodeName=${pods.node}` } : {}),
+    });
+    const entry: Entry = { resource, namespace, sink, following, health: undefined, active: false };
+    this.#entries.push(entry);
+  }
+
+  #apply(changes: Changes): void {
+    if (this.#state === "stopped" || changes.length === 0) return;
+    const version = {
+      source: `${this.#kind}:${this.#options.api.address}`,
+      epoch: this.#epoch,
+      number: ++this.#number,
+    };
+    this.#options.layer.apply(changes, { version });
+  }
+
+  #settled(entry: Entry, health: Health): void {
+    if (this.#state === "stopped") return;
+    const before = entry.health;
+    entry.health = health;
+    if (before?.name !== health.name) this.#tell(entry, before, health);
+    if (entry.resource === ENDPOINT_SLICES) this.#fallBack(entry);
+    // What slices of another time are still there would be a second truth beside the Endpoints.
+    if (entry.resource === ENDPOINTS && health.name === "following") this.#slicesOf(entry).sink.clear();
+    if (health.name === "unknown" && entry.resource !== ENDPOINT_SLICES) this.#forgetLater(entry);
+    this.#judge();
+  }
+
+  #slicesOf(endpoints: Entry): Entry {
+    return this.#entries.find((e) => e.resource === ENDPOINT_SLICES && e.namespace === endpoints.namespace)!;
+  }
+
+  /**
+   * Objects of a resource the API does not have any more are gone, but an API server that has just started does not
+   * have its CRDs for a moment either.
+   */
+  #forgetLater(entry: Entry): void {
+    if (this.#options.keepUnknown) return;
+    entry.forget?.();
+    entry.forget = this.#options.clock.timer(FORGET_MS, () => {
+      if (entry.health?.name === "unknown" && this.#state !== "stopped") entry.sink.clear();
+    });
+  }
+
+  /** Endpoints are followed while EndpointSlices cannot be: old servers, and the original's RBAC. */
+  #fallBack(slices: Entry): void {
+    const endpoints = this.#entries.find((e) => e.resource === ENDPOINTS && e.namespace === slices.namespace)!;
+    const needed = slices.health?.name === "unknown" || slices.health?.name === "forbidden";
+    if (needed && !endpoints.active) {
+      endpoints.active = true;
+      endpoints.following.start();
+    } else if (slices.health?.name === "following" && endpoints.active) {
+      endpoints.active = false;
+      endpoints.health = undefined;
+      void endpoints.following.stop();
+      endpoints.sink.clear();
+    }
+  }
+
+  #judge(): void {
+    const active = this.#entries.filter((e) => e.active);
+    const settled = active.every((e) => e.health !== undefined && (e.health.name !== "failing" || this.#listed.has(e)));
+    const failing = active.some((e) => e.health?.name === "failing");
+    const { layer } = this.#options;
+    if (settled && !layer.snapshot.synced) layer.apply([], { synced: true });
+    if (settled) this.#enter(failing ? "degraded" : "synced");
+    else if (this.#state === "synced") this.#enter("degraded");
+  }
+
+  #tell(entry: Entry, before: Health | undefined, health: Health): void {
+    const name = resourceName(entry.resource);
+    if (health.name !== "failing") this.#listed.add(entry);
+    switch (health.name) {
+      case "forbidden":
+        return this.#options.log.warn("no right to read a resource; the rest goes on", { resource: name });
+      case "unknown":
+        return this.#options.log.info("the API does not have a resource; the rest goes on", { resource: name });
+      case "failing":
+        return this.#options.log.debug("resource cannot be read", { resource: name, status: health.status });
+      case "following":
+        if (before?.name === "forbidden" || before?.name === "unknown") {
+          this.#options.log.info("a resource can be read now", { resource: name });
+        }
+    }
+  }
+
+  *#missing(): IterableIterator<Problem> {
+    for (const { active, health, resource, namespace } of this.#entries) {
+      if (!active || (health?.name !== "forbidden" && health?.name !== "unknown")) continue;
+      const where = namespace === undefined ? "" : ` in namespace ${namespace}`;
+      yield {
+        object: resourceName(resource) + where,
+        field: "",
+        value: "",
+        ...(health.name === "forbidden"
+          ? { reason: "no right to list and watch", code: "SOURCE_FORBIDDEN" as const }
+          : { reason: "the API does not have this resource", code: "SOURCE_UNKNOWN" as const }),
+      };
+    }
+  }
+
+  #enter(state: SourceState): void {
+    if (this.#state === state || this.#state === "stopped") return;
+    if (state === "synced" && this.#state === "starting") {
+      const { api, layer, log } = this.#options;
+      log.info("metadata synced", { from: api.address, services: layer.snapshot.count("service") });
+    }
+    this.#state = state;
+    this.#since = this.#options.clock.now();
+  }
+}
+
+function newFollower(options: FollowerOptions): Following {
+  return new Follower(options);
+}
