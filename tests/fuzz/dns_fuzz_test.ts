@@ -154,7 +154,7 @@ Deno.test(`fuzz: ${RUNS} answers of upstreams, seed ${SEED}`, () => {
       readMessage(bytes);
       query.parse(bytes, bytes.length);
       if (bytes.length > 0) questionMatch(SEEDS[i % SEEDS.length]!, bytes);
-      const entry = scrub(bytes, { question, variant: i & 3, now: 0, from: "x" }, times, writer);
+      const entry = scrub(bytes, { hash: i, question, variant: i & 3, now: 0, from: "x" }, times, writer);
       if (entry === undefined) return;
       kept++;
       // What is kept is well-formed, whatever came.
