@@ -122,8 +122,8 @@ labTest(
         const line = /[^\n]*127\.0\.0\.1[^\n]*/;
         await agent.waitFor({ log: line });
         tell(line.exec(await agent.log())![0]);
-        const { code } = await curl(client, "http://10.96.0.10/");
-        assert.notEqual(code, 0);
+        const { code, stderr } = await curl(client, "http://10.96.0.13/");
+        assert.equal(code, 7, stderr);
       });
       assert.deepEqual(await dialled.packets(), [], "edge-2 sent connection requests where it must not");
     });
