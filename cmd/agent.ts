@@ -24,11 +24,13 @@ import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs, vitalAd
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
 import { DnsModule } from "./agent_dns.ts";
+import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel } from "./agent_tunnel.ts";
-import { type DaemonFlags, openLog, readConfig, untilStopped } from "./daemon.ts";
+import { type DaemonFlags, openLog, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { startMetrics } from "./metrics_server.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
 /** A host that starts without its server says it is ready after this long: what works offline must not wait for it. */
@@ -231,6 +233,10 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   stack.use(
     await startAdmin({ runDir: config.runDir, role: "agent", routes: agentRoutes(running, parts.setLogLevel), log }),
   );
+  stack.use(
+    startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectAgentMetrics(running) }),
+  );
+  stack.defer(startWatchdog());
 
   const owned = stack.move();
   return Object.assign(running, {

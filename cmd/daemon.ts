@@ -2,6 +2,8 @@
 import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts";
 import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
 import { MeshError } from "../lib/errors.ts";
+import { systemClock } from "../lib/clock.ts";
+import { notifyWatchdog } from "../lib/linux/process.ts";
 import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
 
 /** Flags of `edgemesh agent` and `edgemesh server` as commander gives them. */
@@ -89,6 +91,19 @@ export function untilStopped(): Promise<string> {
       });
     }
   });
+}
+
+/** Tells systemd's watchdog that the event loop turns, twice per period (WATCHDOG_USEC). Without one, nothing happens. */
+export function startWatchdog(): () => void {
+  const period = Number(Deno.env.get("WATCHDOG_USEC") ?? 0) / 1000;
+  if (!(period > 0)) return () => {};
+  let cancel = () => {};
+  const beat = () => {
+    notifyWatchdog();
+    cancel = systemClock.timer(period / 2, beat);
+  };
+  beat();
+  return () => cancel();
 }
 
 /** A random identifier of this start of the process. */

@@ -20,7 +20,9 @@ import { Readiness } from "../lib/readiness.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
-import { bootId, type DaemonFlags, openLog, readConfig, untilStopped } from "./daemon.ts";
+import { bootId, type DaemonFlags, openLog, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { startMetrics } from "./metrics_server.ts";
+import { collectServerMetrics } from "./server_metrics.ts";
 import { serverRoutes } from "./server_routes.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
@@ -138,6 +140,10 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   stack.use(
     await startAdmin({ runDir: config.runDir, role: "server", routes: serverRoutes(running, parts.setLogLevel), log }),
   );
+  stack.use(
+    startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectServerMetrics(running) }),
+  );
+  stack.defer(startWatchdog());
   const owned = stack.move();
   return Object.assign(running, {
     async [Symbol.asyncDispose]() {
