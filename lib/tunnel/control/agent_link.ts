@@ -7,6 +7,7 @@ import type { PeerIdentity } from "../carrier.ts";
 import { isChannelFrame } from "../relay/frames.ts";
 import { type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
 import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
+import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
 import { ControlSocket } from "./socket.ts";
 
 /** Time for HELLO after the connection opened: the agent sends it with its first packet. */
@@ -24,6 +25,8 @@ export interface AgentLinkOptions {
   onChannel(frame: Uint8Array): void;
   /** Answers a renewal; must not reject. */
   onRenew(body: string): Promise<string>;
+  /** About direct paths; only from agents that named the feature. */
+  onPath(message: PathMessage): void;
   onMeta(message: Uint8Array): void;
   onMetaDrain(): void;
   onRelayDrain(): void;
@@ -74,6 +77,11 @@ export class AgentLink {
   /** Whether HELLO was accepted. */
   get ready(): boolean {
     return this.#hello !== undefined;
+  }
+
+  /** Whether the agent looks for direct paths. */
+  get findsPaths(): boolean {
+    return this.#hello?.features.includes(PATHS_FEATURE) ?? false;
   }
 
   /** Puts encoded bytes on the connection; false = congested. */
@@ -158,6 +166,11 @@ export class AgentLink {
         if (this.#renewing) throw new MeshError("PROTOCOL", "RENEW came while one is being answered");
         this.#renewing = true;
         return void this.#renew(m.id, m.body);
+      case "candidates":
+      case "meet":
+      case "punch":
+        if (!this.findsPaths) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
+        return this.#options.onPath(m);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for agents only`);
     }

@@ -5,10 +5,12 @@
 import type { CancelTimer, MonoMs } from "../../clock.ts";
 import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
+import type { IpPort } from "../../net.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { connectControl, type ConnectOptions } from "./connect.ts";
 import { CONNECT_MS, ControlLink } from "./control_link.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
+import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
 
 /** First wait after a failure; doubles up to {@link BACKOFF_MAX_MS}; the real wait is a random half to whole of it. */
 const BACKOFF_MS = 100;
@@ -25,6 +27,8 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   readonly boot: string;
   /** Numbers from 0 to 1, for the jitter of reconnects. */
   random(): number;
+  /** Optional parts of the protocol that we speak. */
+  readonly features?: readonly string[];
   onUp(welcome: Welcome): void;
   onDown(reason: ReasonCode): void;
   /** An attempt failed; the next one waits. */
@@ -38,6 +42,8 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   onRevocations(list: unknown): void;
   /** The server's time over the authenticated connection, asked at `sentAt` of the monotonic clock. */
   onTime(server: number, sentAt: MonoMs): void;
+  /** The server's part in finding direct paths; comes only to who named the feature. */
+  onPath?(message: PathMessage): void;
   /** Another agent opened a channel to us. */
   onChannel(leg: ChannelDuplex): void;
 }
@@ -125,6 +131,28 @@ export class ControlClient {
     return this.#state.phase === "up" && this.#live!.sendMeta(message);
   }
 
+  /** Whether the server helps to find direct paths. */
+  get helpsPaths(): boolean {
+    return this.#state.phase === "up" && this.#state.welcome.features.includes(PATHS_FEATURE);
+  }
+
+  /** Sends a message about paths; false when not connected, or to a server that does not help with them. */
+  sendPath(message: PathMessage): boolean {
+    if (!this.helpsPaths) return false;
+    this.#live!.tell(message);
+    return true;
+  }
+
+  /** Measures the server's clock anew; the answer comes a round trip later. */
+  askTime(): void {
+    if (this.#state.phase === "up") this.#live!.ping();
+  }
+
+  /** The two ends of the connection; undefined while there is none. */
+  get ends(): { readonly local: IpPort; readonly remote: IpPort } | undefined {
+    return this.#live?.ends;
+  }
+
   /** Sends a renewal request and gives its answer; both texts are the identity module's. Rejects with TIMEOUT, SERVER_UNREACHABLE. */
   renew(body: string): Promise<string> {
     if (this.#state.phase === "up") return this.#live!.renew(body);
@@ -202,6 +230,11 @@ export class ControlClient {
       }
       case "revocations":
         return this.#options.onRevocations(m.list);
+      case "observe":
+      case "addresses":
+      case "unmet":
+      case "punch":
+        return this.#options.onPath?.(m);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
     }

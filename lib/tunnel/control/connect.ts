@@ -3,8 +3,10 @@ import type http from "node:http";
 import net from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocket } from "ws";
+import { parseIp } from "../../addr.ts";
 import type { Clock } from "../../clock.ts";
 import { MeshError, type ReasonCode, REASONS } from "../../errors.ts";
+import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
 import type { TlsCredentials } from "../carriers/engine.ts";
 import { secureClient } from "../carriers/tls_handshake.ts";
@@ -31,6 +33,8 @@ export interface ConnectOptions {
 export interface ControlConnection {
   readonly ws: WebSocket;
   readonly server: PeerIdentity;
+  /** Where it runs between, as this host sees it. */
+  readonly ends: { readonly local: IpPort; readonly remote: IpPort };
 }
 
 /**
@@ -53,7 +57,11 @@ export async function connectControl(options: ConnectOptions): Promise<ControlCo
       ...(net.isIP(host) ? {} : { servername: host }),
     });
     const server = options.verify(chain);
-    return { ws: await upgraded(options, host, { socket, timeoutMs: left() }), server };
+    const ends = {
+      local: endOf(tcp.localAddress, tcp.localPort),
+      remote: endOf(tcp.remoteAddress, tcp.remotePort),
+    };
+    return { ws: await upgraded(options, host, { socket, timeoutMs: left() }), server, ends };
   } catch (error) {
     tcp.destroy();
     throw error;
@@ -74,6 +82,10 @@ export function parseServerUrl(url: string): { readonly host: string; readonly p
     throw new MeshError("CONFIG_INVALID", `Server address ${JSON.stringify(url)} is not of the form wss://host:port`);
   }
   return { host: parsed.hostname.replace(/^\[|\]$/g, ""), port: parsed.port === "" ? 443 : Number(parsed.port) };
+}
+
+function endOf(address: string | undefined, port: number | undefined): IpPort {
+  return { ip: parseIp(address ?? "") ?? "0.0.0.0", port: port ?? 0 };
 }
 
 function dialed(options: ConnectOptions, host: string, port: number): Promise<net.Socket> {

@@ -30,6 +30,7 @@ export interface ControlLinkEvents {
 export class ControlLink {
   readonly channels: ChannelTable;
   readonly offset = new ClockOffset();
+  readonly ends: ControlConnection["ends"];
   readonly #options: ControlClientOptions;
   readonly #events: ControlLinkEvents;
   readonly #socket: ControlSocket;
@@ -48,6 +49,7 @@ export class ControlLink {
   constructor(options: ControlClientOptions, connection: ControlConnection, events: ControlLinkEvents) {
     this.#options = options;
     this.#events = events;
+    this.ends = connection.ends;
     const { clock } = options;
     this.#socket = new ControlSocket(connection.ws, clock, {
       onMessage: (message) => this.#received(message),
@@ -60,8 +62,8 @@ export class ControlLink {
       onChannel: (leg) => options.onChannel(leg),
       now: () => clock.now(),
     });
-    const { node, version, boot } = options;
-    this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot });
+    const { node, version, boot, features = [] } = options;
+    this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot, features });
     this.#ping();
     this.#cancel = clock.timer(CONNECT_MS, () => this.#fail(new MeshError("TIMEOUT", "The server sent no WELCOME")));
   }
@@ -97,6 +99,16 @@ export class ControlLink {
       });
       this.#tell({ type: "renew", id, body });
     });
+  }
+
+  /** Sends one message. */
+  tell(message: ControlMessage): void {
+    this.#tell(message);
+  }
+
+  /** Asks for the server's time now; the answer improves {@link offset}. */
+  ping(): void {
+    this.#ping();
   }
 
   /** Ends it; `tell`: also the server. */

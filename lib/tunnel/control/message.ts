@@ -9,6 +9,7 @@
 import { MeshError, type ReasonCode, reasonCode, reasonNumber } from "../../errors.ts";
 import { isNodeName, parseIp } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
+import { MAX_PATH_BODY, type PathMessage, type PathMessageType, readPathMessage } from "./path_message.ts";
 
 /** Version of the control protocol. A server speaks to agents of the same version only; HELLO is how both know. */
 export const CONTROL_VERSION = 1;
@@ -25,7 +26,23 @@ export const CONTROL = {
   PING: 0x08,
   PONG: 0x09,
   GOAWAY: 0x0a,
+  CANDIDATES: 0x0b,
+  OBSERVE: 0x0c,
+  MEET: 0x0d,
+  ADDRESSES: 0x0e,
+  PUNCH: 0x0f,
+  UNMET: 0x20,
 } as const;
+
+const PATH_TYPES: Readonly<Record<PathMessageType, number>> = {
+  candidates: CONTROL.CANDIDATES,
+  observe: CONTROL.OBSERVE,
+  meet: CONTROL.MEET,
+  addresses: CONTROL.ADDRESSES,
+  punch: CONTROL.PUNCH,
+  unmet: CONTROL.UNMET,
+};
+const PATH_NAMES = new Map(Object.entries(PATH_TYPES).map(([name, type]) => [type, name as PathMessageType]));
 
 /** Largest body of a message with a JSON body: 4 000 node names fit into one PEERS; more are sent in several. */
 export const MAX_JSON = 262_144;
@@ -37,6 +54,8 @@ export const META_CHUNK = 16_384;
 export const MAX_RENEW = 65_536;
 /** Names in one PEERS message. */
 export const MAX_PEERS = 4096;
+/** Names in `features`, and the longest of them. */
+const MAX_FEATURES = 32;
 const MAX_TEXT = 512;
 
 export interface Hello {
@@ -47,6 +66,8 @@ export interface Hello {
   readonly version: string;
   /** Random per start of the agent: tells a restart from a second machine of the same name. */
   readonly boot: string;
+  /** Optional parts of the protocol that the agent speaks; messages of a part go only to who named it. */
+  readonly features: readonly string[];
 }
 
 export interface Welcome {
@@ -62,6 +83,8 @@ export interface Welcome {
   readonly observed: IpPort;
   /** What the server sets for its agents; checked by whoever uses it. */
   readonly config: Readonly<Record<string, unknown>>;
+  /** Optional parts of the protocol that the server speaks. */
+  readonly features: readonly string[];
 }
 
 /** Who is connected to the server, of those the agent may see. `full`: nobody else is. */
@@ -82,7 +105,8 @@ export type ControlMessage =
   | { readonly type: "revocations"; readonly list: unknown }
   | { readonly type: "ping"; readonly stamp: number }
   | { readonly type: "pong"; readonly stamp: number; readonly time: number }
-  | { readonly type: "goaway"; readonly code: ReasonCode; readonly message: string };
+  | { readonly type: "goaway"; readonly code: ReasonCode; readonly message: string }
+  | PathMessage;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -121,6 +145,15 @@ export function encodeControl(m: ControlMessage): Uint8Array {
       return frame(CONTROL.GOAWAY, 2, encoder.encode(cut(m.message)), MAX_TEXT, (v) => {
         v.setUint16(1, reasonNumber(m.code));
       });
+    case "candidates":
+    case "observe":
+    case "meet":
+    case "addresses":
+    case "unmet":
+    case "punch": {
+      const { type, ...body } = m;
+      return json(PATH_TYPES[type], body, MAX_PATH_BODY);
+    }
   }
 }
 
@@ -156,6 +189,13 @@ export function decodeControl(bytes: Uint8Array): ControlMessage {
       const message = text(rest(bytes, 3, MAX_TEXT));
       return { type: "goaway", code: reasonCode(v.getUint16(1)), message };
     }
+    case CONTROL.CANDIDATES:
+    case CONTROL.OBSERVE:
+    case CONTROL.MEET:
+    case CONTROL.ADDRESSES:
+    case CONTROL.PUNCH:
+    case CONTROL.UNMET:
+      return readPathMessage(PATH_NAMES.get(bytes[0])!, members(bytes, MAX_PATH_BODY));
     default:
       throw bad(bytes.length === 0 ? "an empty message" : `a message of type 0x${bytes[0]!.toString(16)}`);
   }
@@ -240,6 +280,7 @@ function hello(m: Members): Hello {
     node: nodeName(m["node"]),
     version: shortText(m, "version"),
     boot: shortText(m, "boot"),
+    features: features(m),
   };
 }
 
@@ -255,7 +296,16 @@ function welcome(m: Members): Welcome {
     time: whole(m, "time", Number.MAX_SAFE_INTEGER),
     observed: { ip, port: whole(observed, "port", 65535) },
     config: record(m["config"], "config"),
+    features: features(m),
   };
+}
+
+/** Absent in builds that had none. */
+function features(m: Members): readonly string[] {
+  const value = m["features"] ?? [];
+  if (!Array.isArray(value) || value.length > MAX_FEATURES) throw bad("features that are no list, or too many");
+  if (!value.every((f) => typeof f === "string" && f.length <= 64)) throw bad("a feature that is no short text");
+  return value as string[];
 }
 
 function peers(m: Members): Peers {

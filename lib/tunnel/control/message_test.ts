@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { codeOf, type ReasonCode, REASONS } from "../../errors.ts";
+import { MAX_PATH_BODY } from "./path_message.ts";
 import {
   CONTROL,
   type ControlMessage,
@@ -13,7 +14,7 @@ import {
 } from "./message.ts";
 
 const samples: readonly ControlMessage[] = [
-  { type: "hello", protocol: 1, node: "edge-1", version: "0.1.0", boot: "5f2c" },
+  { type: "hello", protocol: 1, node: "edge-1", version: "0.1.0", boot: "5f2c", features: ["paths"] },
   {
     type: "welcome",
     protocol: 1,
@@ -22,6 +23,7 @@ const samples: readonly ControlMessage[] = [
     time: 1_767_225_600_000,
     observed: { ip: "2001:db8::1", port: 40000 },
     config: { relay: true, nested: { a: [1, 2] } },
+    features: [],
   },
   { type: "peers", full: true, online: ["edge-1", "edge-2"], offline: [] },
   { type: "peers", full: false, online: [], offline: ["edge-3"] },
@@ -33,6 +35,23 @@ const samples: readonly ControlMessage[] = [
   { type: "ping", stamp: 12345.678 },
   { type: "pong", stamp: 0.5, time: 1_767_225_600_000.25 },
   { type: "goaway", code: "REPLACED", message: "node edge-1 connected again" },
+  { type: "candidates", addresses: [{ ip: "192.168.1.2", port: 20006 }, { ip: "2001:db8::2", port: 20006 }] },
+  { type: "observe", nonce: "00112233445566778899aabbccddeeff", port: 3478, servers: ["203.0.113.1"] },
+  { type: "meet", peer: "edge-2", punch: true },
+  { type: "addresses", peer: "edge-2", addresses: [{ ip: "192.168.1.3", port: 1 }], observed: ["203.0.113.10"] },
+  { type: "punch", step: "prepare", id: 7, peer: "edge-2", nonce: "0".repeat(32), port: 3478, servers: [] },
+  { type: "punch", step: "ready", id: 7, rttMs: 40 },
+  {
+    type: "punch",
+    step: "go",
+    id: 7,
+    at: 1_767_225_600_123,
+    targets: [{ ip: "203.0.113.20", port: 25001 }],
+    mapping: "same",
+    peerMapping: "varies",
+  },
+  { type: "punch", step: "stop", id: 0xffffffff, code: "TIMEOUT", message: "nobody came" },
+  { type: "unmet", peer: "edge-2", code: "PEER_OFFLINE", message: "edge-2 is not connected" },
 ];
 
 Deno.test("every message survives its encoding", () => {
@@ -43,7 +62,13 @@ Deno.test("every message survives its encoding", () => {
 
 Deno.test("the first byte is the type of PROTOCOL.md", () => {
   const bytes = samples.map((m) => encodeControl(m)[0]);
-  assert.deepEqual(bytes, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10]);
+  assert.deepEqual(bytes, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15, 15, 15, 32]);
+});
+
+Deno.test("builds without features are understood", () => {
+  const old = '{"protocol":1,"node":"edge-1","version":"0.0.9","boot":"b"}';
+  const m = decodeControl(Uint8Array.of(CONTROL.HELLO, ...new TextEncoder().encode(old)));
+  assert.ok(m.type === "hello" && m.features.length === 0);
 });
 
 Deno.test("goaway carries every reason and cuts long texts", () => {
@@ -72,6 +97,8 @@ Deno.test("each malformed message is refused as PROTOCOL", () => {
   const hello = { protocol: 1, node: "edge-1", version: "1", boot: "b" };
   const welcome = { protocol: 1, server: "s", version: "1", time: 1, observed: { ip: "1.2.3.4", port: 1 }, config: {} };
   const peers = { full: true, online: [], offline: [] };
+  const at = { ip: "10.0.0.1", port: 1 };
+  const nonce = "0".repeat(32);
   const bad: Record<string, Uint8Array> = {
     "empty": new Uint8Array(0),
     "unknown type": Uint8Array.of(0x7f),
@@ -104,6 +131,28 @@ Deno.test("each malformed message is refused as PROTOCOL", () => {
     "pong too long": new Uint8Array(18).fill(CONTROL.PONG, 0, 1),
     "pong with infinity": Uint8Array.of(CONTROL.PONG, ...new Array(8).fill(0), 0x7f, 0xf0, 0, 0, 0, 0, 0, 0),
     "goaway cut off": Uint8Array.of(CONTROL.GOAWAY, 0),
+    "hello with features that are no list": body(CONTROL.HELLO, { ...hello, features: "paths" }),
+    "hello with too many features": body(CONTROL.HELLO, { ...hello, features: new Array(33).fill("x") }),
+    "hello with a feature that is a number": body(CONTROL.HELLO, { ...hello, features: [1] }),
+    "candidates without addresses": body(CONTROL.CANDIDATES, {}),
+    "candidates that are too many": body(CONTROL.CANDIDATES, { addresses: new Array(17).fill(at) }),
+    "a candidate without a port": body(CONTROL.CANDIDATES, { addresses: [{ ip: "10.0.0.1", port: 0 }] }),
+    "a candidate with a host name": body(CONTROL.CANDIDATES, { addresses: [{ ip: "localhost", port: 1 }] }),
+    "a candidate that is null": body(CONTROL.CANDIDATES, { addresses: [null] }),
+    "candidates above the cap": body(CONTROL.CANDIDATES, { addresses: [], pad: "x".repeat(MAX_PATH_BODY) }),
+    "observe with a short nonce": body(CONTROL.OBSERVE, { nonce: "00", port: 1, servers: [] }),
+    "observe with a nonce that is no hex": body(CONTROL.OBSERVE, { nonce: "g".repeat(32), port: 1, servers: [] }),
+    "observe with too many servers": body(CONTROL.OBSERVE, { nonce, port: 1, servers: new Array(5).fill("10.0.0.1") }),
+    "meet without punch": body(CONTROL.MEET, { peer: "edge-1" }),
+    "meet nobody": body(CONTROL.MEET, { peer: "", punch: false }),
+    "addresses with a bad observed one": body(CONTROL.ADDRESSES, { peer: "a", addresses: [], observed: ["x"] }),
+    "unmet with a long text": body(CONTROL.UNMET, { peer: "a", code: "LIMIT", message: "x".repeat(301) }),
+    "unmet without a code": body(CONTROL.UNMET, { peer: "a", message: "x" }),
+    "punch without a step": body(CONTROL.PUNCH, { id: 1 }),
+    "punch with an unknown step": body(CONTROL.PUNCH, { id: 1, step: "dig" }),
+    "punch with a bad id": body(CONTROL.PUNCH, { id: -1, step: "ready", rttMs: 1 }),
+    "punch ready after a minute": body(CONTROL.PUNCH, { id: 1, step: "ready", rttMs: 60_001 }),
+    "punch go with too many targets": body(CONTROL.PUNCH, { id: 1, step: "go", at: 1, targets: new Array(5).fill(at) }),
   };
   for (const [name, bytes] of Object.entries(bad)) {
     assert.throws(() => decodeControl(bytes), { code: "PROTOCOL" }, name);
@@ -113,7 +162,7 @@ Deno.test("each malformed message is refused as PROTOCOL", () => {
 Deno.test("prototype keys in a body change nothing", () => {
   const text = '{"protocol":1,"node":"a","version":"1","boot":"b","__proto__":{"evil":1},"constructor":{}}';
   const m = decodeControl(Uint8Array.of(CONTROL.HELLO, ...new TextEncoder().encode(text)));
-  assert.deepEqual(Object.keys(m).sort(), ["boot", "node", "protocol", "type", "version"]);
+  assert.deepEqual(Object.keys(m).sort(), ["boot", "features", "node", "protocol", "type", "version"]);
   assert.equal(({} as { evil?: number }).evil, undefined);
 });
 

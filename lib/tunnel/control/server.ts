@@ -9,12 +9,15 @@ import { describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
+import type { CoordinatorStats } from "../path/coordinator.ts";
 import type { TlsCredentials } from "../carriers/engine.ts";
 import { type RelayLimits, type RelayOptions, type RelayStats, RelaySwitch } from "../relay/switch.ts";
 import { AgentLink, type AgentStats } from "./agent_link.ts";
 import { type DoorLimits, FrontDoor, type JoinAnswer } from "./front_door.ts";
 import { CONTROL_VERSION, type ControlMessage, encodeControl, MAX_PEERS } from "./message.ts";
+import { PATHS_FEATURE } from "./path_message.ts";
 import { type ReplaceGuard, replaceGuard } from "./replace_guard.ts";
+import { ServerPaths, type ServerPathsOptions } from "./server_paths.ts";
 
 /** Presence changes within this time are told together: a restart of the server brings everybody at once. */
 const PRESENCE_MS = 50;
@@ -55,6 +58,8 @@ export interface ControlServerOptions<P extends PeerIdentity> {
   onMeta?(node: string, message: Uint8Array): void;
   /** The agent's metadata queue is empty again. */
   onMetaDrain?(node: string): void;
+  /** Help with direct paths between agents; without it everything is relayed. */
+  readonly paths?: ServerPathsOptions;
   readonly limits?: {
     readonly agents?: number;
     readonly door?: Partial<DoorLimits>;
@@ -69,6 +74,7 @@ export interface ControlServerStats {
   readonly pending: number;
   readonly turnedAway: number;
   readonly relay: RelayStats;
+  readonly paths: CoordinatorStats | undefined;
 }
 
 export class ControlServer<P extends PeerIdentity = PeerIdentity> {
@@ -78,6 +84,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
   readonly #links = new Map<number, AgentLink>();
   readonly #ready = new Map<string, AgentLink>();
   readonly #guard: ReplaceGuard;
+  readonly #paths: ServerPaths | undefined;
   #nextId = 1;
   #changed = new Set<string>();
   #cancelPresence: CancelTimer | undefined;
@@ -87,6 +94,12 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
   constructor(options: ControlServerOptions<P>) {
     this.#options = options;
     this.#guard = replaceGuard(options.clock);
+    this.#paths = options.paths && new ServerPaths({
+      clock: options.clock,
+      log: options.log,
+      send: (node, message) => this.#ready.get(node)?.tell(message),
+      refusal: (from, to) => this.#refusal(from, to),
+    }, options.paths);
     this.#door = new FrontDoor({
       clock: options.clock,
       log: options.log,
@@ -107,6 +120,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
 
   /** Binds the port; agents can connect from then on. Rejects with MeshError KERNEL. */
   async listen(at: IpPort): Promise<IpPort> {
+    await this.#paths?.listen();
     const bound = await this.#door.listen(at);
     this.#sweepLater();
     return bound;
@@ -118,6 +132,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     this.#cancelSweep?.();
     this.#cancelPresence?.();
     for (const link of [...this.#links.values()]) link.goAway("SHUTDOWN", `server ${this.#options.name} stops`);
+    await this.#paths?.close();
     await this.#door.close();
   }
 
@@ -146,6 +161,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       pending: this.#door.pending,
       turnedAway: this.#door.turnedAway,
       relay: this.#relay.stats(),
+      paths: this.#paths?.stats(),
     };
   }
 
@@ -166,10 +182,15 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     return this.#options.isKnown && !this.#options.isKnown(to) ? "UNKNOWN_NODE" : undefined;
   }
 
+  /** Why one agent may not know another's addresses. */
+  #refusal(from: string, to: string): ReasonCode | undefined {
+    return this.#relayRefusal(from, to) ?? (this.#ready.has(to) ? undefined : "PEER_OFFLINE");
+  }
+
   #arrived(ws: WebSocket, peer: P, observed: IpPort): void {
     const id = this.#nextId++;
     const { clock, log } = this.#options;
-    const link = new AgentLink({
+    const link: AgentLink = new AgentLink({
       clock,
       ws,
       peer,
@@ -177,6 +198,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       onHello: (hello) => this.#hello(id, link, hello.protocol),
       onChannel: (frame) => this.#relay.receive(id, frame, clock.now()),
       onRenew: (body) => this.#options.renew(peer, body),
+      onPath: (message) => this.#ready.get(peer.node) === link && this.#paths?.message(peer.node, message),
       onMeta: (message) => this.#options.onMeta?.(peer.node, message),
       onMetaDrain: () => this.#options.onMetaDrain?.(peer.node),
       onRelayDrain: () => this.#relay.drained(id),
@@ -202,6 +224,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       time: Math.floor(this.#options.clock.wall()),
       observed: link.observed,
       config: this.#options.config?.(peer.node) ?? {},
+      features: this.#paths ? [PATHS_FEATURE] : [],
     });
     link.tell({ type: "revocations", list: this.#options.revocations() });
     for (const message of this.#everybody(peer.node)) link.tell(message);
@@ -213,6 +236,8 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       this.#options.log.info("agent online", { node: peer.node, from: link.observed.ip });
       this.#tellSoon(peer.node);
     }
+    if (link.findsPaths) this.#paths?.connected(peer.node, link.observed);
+    else this.#paths?.gone(peer.node);
     this.#options.onAgent?.(peer.node);
   }
 
@@ -223,6 +248,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     if (error !== undefined) this.#options.log.warn("agent cut off", { node, reason, error: describe(error) });
     if (this.#ready.get(node) !== link) return;
     this.#ready.delete(node);
+    this.#paths?.gone(node);
     this.#options.log.info("agent offline", { node, reason });
     if (!this.#closing) this.#tellSoon(node);
     this.#options.onAgentGone?.(node, reason);

@@ -7,6 +7,7 @@ import type { MonoMs } from "../../clock.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { ControlClient, type ControlClientOptions, type ControlState } from "./client.ts";
 import type { Welcome } from "./message.ts";
+import type { PathMessage } from "./path_message.ts";
 
 /** Most servers of an agent. */
 export const MAX_SERVERS = 3;
@@ -22,6 +23,7 @@ export interface ServersEvents {
   onRevocations?(server: ControlClient, list: unknown): void;
   /** A server's time, asked at `sentAt` on the monotonic clock. */
   onTime?(server: ControlClient, time: number, sentAt: MonoMs): void;
+  onPath?(server: ControlClient, message: PathMessage): void;
   onChannel(leg: ChannelDuplex): void;
   /** Something changed that a waiting dial may want to know: a server came, went, or could not be reached. */
   onChange(): void;
@@ -29,7 +31,7 @@ export interface ServersEvents {
 
 type ClientBasics = Pick<
   ControlClientOptions,
-  "clock" | "log" | "credentials" | "verify" | "node" | "version" | "boot" | "random" | "dial"
+  "clock" | "log" | "credentials" | "verify" | "node" | "version" | "boot" | "features" | "random" | "dial"
 >;
 
 export interface ServersOptions extends ClientBasics {
@@ -75,6 +77,7 @@ export class Servers {
         onMetaDrain: () => events.onMetaDrain?.(client),
         onRevocations: (list) => events.onRevocations?.(client, list),
         onTime: (time, sentAt) => events.onTime?.(client, time, sentAt),
+        onPath: (message) => events.onPath?.(client, message),
         onChannel: (leg) => events.onChannel(leg),
       });
       return client;

@@ -1,0 +1,232 @@
+/**
+ * Rounds of hole punching as the server runs them: both agents take a fresh port and show it to the observation port,
+ * the server tells each where it saw the other and when to begin. Pure.
+ *
+ *     preparing ──both ready──→ punching ──either says stop, or time──→ gone
+ *         └──nothing to aim at, time──────────────────────────────────↗
+ */
+import { familyOf } from "../../addr.ts";
+import type { MonoMs } from "../../clock.ts";
+import type { ReasonCode } from "../../errors.ts";
+import type { IpPort } from "../../net.ts";
+import { type Mapping, MAX_TARGETS, type PathMessage, type PunchMessage } from "../control/path_message.ts";
+
+/** Both must have shown their port by then: five round trips to a server on another continent. */
+const PREPARE_MS = 4_000;
+/** After "go": a round is 5 s for the agents, who say so when it is over. */
+const PUNCH_MS = 7_000;
+/** Between the farther agent's hearing of the start and the start. */
+const START_MARGIN_MS = 30;
+/** Round trips believed of an agent; one that claims more would only make the other wait. */
+const MAX_RTT_MS = 2_000;
+/** Rounds of one node at once. */
+const MAX_PER_NODE = 8;
+/** Rounds of one pair within {@link PAIR_WINDOW_MS}: three tries of either side. */
+const MAX_PER_PAIR = 6;
+const PAIR_WINDOW_MS = 60_000;
+/** Sightings of one port that are kept: two families, two server addresses, and some. */
+const MAX_SIGHTINGS = 6;
+/** Pairs whose recent rounds are remembered. */
+const MAX_PAIRS = 4096;
+
+export interface RoundsHost {
+  emit(node: string, message: PathMessage): void;
+  nonce(): string;
+  wall(): number;
+}
+
+export interface RoundsStats {
+  /** Rounds under way; begun since the start; of those, given a start; ended as connected. */
+  readonly rounds: number;
+  readonly begun: number;
+  readonly started: number;
+  readonly connected: number;
+}
+
+interface Sighting {
+  readonly from: IpPort;
+  /** Our address that it came to. */
+  readonly at: IpPort;
+}
+
+interface Side {
+  readonly node: string;
+  readonly nonce: string;
+  readonly sightings: Sighting[];
+  rttMs: number | undefined;
+}
+
+interface Round {
+  readonly id: number;
+  readonly pair: string;
+  readonly sides: readonly [Side, Side];
+  phase: "preparing" | "punching";
+  deadline: MonoMs;
+}
+
+/** Why a round cannot be. */
+export interface RoundProblem {
+  readonly code: ReasonCode;
+  readonly message: string;
+}
+
+export class Rounds {
+  readonly #host: RoundsHost;
+  readonly #observe: { readonly port: number; readonly servers: readonly string[] };
+  readonly #rounds = new Map<number, Round>();
+  readonly #byNonce = new Map<string, Side>();
+  /** Pair → when its rounds of late began. */
+  readonly #recent = new Map<string, MonoMs[]>();
+  #nextId = 1;
+  #begun = 0;
+  #started = 0;
+  #connected = 0;
+
+  constructor(host: RoundsHost, observe: { readonly port: number; readonly servers: readonly string[] }) {
+    this.#host = host;
+    this.#observe = observe;
+  }
+
+  /** Begins a round between two agents; one that is under way already serves both. */
+  start(a: string, b: string, now: MonoMs): RoundProblem | undefined {
+    if (this.#observe.port === 0) {
+      return { code: "UNSUPPORTED", message: "the server has no observation port (observeListen)" };
+    }
+    const pair = a < b ? `${a} ${b}` : `${b} ${a}`;
+    for (const round of this.#rounds.values()) if (round.pair === pair) return undefined;
+    for (const node of [a, b]) {
+      if (this.#of(node).length >= MAX_PER_NODE) {
+        return { code: "LIMIT", message: `${node} punches towards ${MAX_PER_NODE} nodes already` };
+      }
+    }
+    const recent = (this.#recent.get(pair) ?? []).filter((at) => now - at < PAIR_WINDOW_MS);
+    if (recent.length >= MAX_PER_PAIR) {
+      return { code: "LIMIT", message: `${MAX_PER_PAIR} rounds of hole punching a minute are enough` };
+    }
+    this.#recent.delete(pair);
+    this.#recent.set(pair, [...recent, now]);
+    if (this.#recent.size > MAX_PAIRS) this.#recent.delete(this.#recent.keys().next().value!);
+    this.#begin(pair, [a, b], now);
+    return undefined;
+  }
+
+  /** A message of an agent; one about a round that is not its own is ignored. */
+  message(node: string, m: PunchMessage, now: MonoMs): void {
+    const round = this.#rounds.get(m.id);
+    const side = round?.sides.find((s) => s.node === node);
+    if (!round || !side) return;
+    if (m.step === "ready" && round.phase === "preparing") {
+      side.rttMs = Math.min(m.rttMs, MAX_RTT_MS);
+      if (round.sides.every((s) => s.rttMs !== undefined)) this.#go(round, now);
+    } else if (m.step === "stop") {
+      if (m.code === "SHUTDOWN") this.#connected++;
+      this.#end(round, { code: m.code, message: m.message }, [round.sides.find((s) => s !== side)!]);
+    }
+  }
+
+  /** The observation port saw the holder of a nonce. False: it belongs to no round. */
+  seen(nonce: string, from: IpPort, at: IpPort): boolean {
+    const side = this.#byNonce.get(nonce);
+    if (!side) return false;
+    if (side.sightings.length < MAX_SIGHTINGS) side.sightings.push({ from, at });
+    return true;
+  }
+
+  gone(node: string, _now: MonoMs): void {
+    for (const round of this.#of(node)) {
+      const others = round.sides.filter((side) => side.node !== node);
+      this.#end(round, { code: "PEER_OFFLINE", message: `${node} lost its connection to the server` }, others);
+    }
+  }
+
+  get nextAt(): MonoMs {
+    let at = Infinity;
+    for (const round of this.#rounds.values()) at = Math.min(at, round.deadline);
+    return at;
+  }
+
+  tick(now: MonoMs): void {
+    for (const round of [...this.#rounds.values()]) {
+      if (round.deadline > now) continue;
+      const late = round.sides.filter((side) => side.rttMs === undefined).map((side) => side.node);
+      const message = round.phase === "punching"
+        ? "the round took too long"
+        : `${late.join(" and ")} did not get ready in time`;
+      this.#end(round, { code: "TIMEOUT", message }, round.sides);
+    }
+  }
+
+  stats(): RoundsStats {
+    return { rounds: this.#rounds.size, begun: this.#begun, started: this.#started, connected: this.#connected };
+  }
+
+  #begin(pair: string, nodes: readonly [string, string], now: MonoMs): void {
+    const side = (node: string): Side => ({ node, nonce: this.#host.nonce(), sightings: [], rttMs: undefined });
+    const round: Round = {
+      id: this.#nextId,
+      pair,
+      sides: [side(nodes[0]), side(nodes[1])],
+      phase: "preparing",
+      deadline: now + PREPARE_MS,
+    };
+    this.#nextId = this.#nextId === 0xffff_ffff ? 1 : this.#nextId + 1;
+    this.#begun++;
+    this.#rounds.set(round.id, round);
+    for (const { node, nonce } of round.sides) {
+      const peer = node === nodes[0] ? nodes[1] : nodes[0];
+      this.#host.emit(node, { type: "punch", step: "prepare", id: round.id, peer, nonce, ...this.#observe });
+    }
+    for (const s of round.sides) this.#byNonce.set(s.nonce, s);
+  }
+
+  #go(round: Round, now: MonoMs): void {
+    const [a, b] = round.sides;
+    const families = ([4, 6] as const).filter((f) => round.sides.every((side) => seenIn(side, f).length > 0));
+    if (families.length === 0) {
+      const message = `${a.node} and ${b.node} were not seen in a common address family`;
+      return this.#end(round, { code: "UNSUPPORTED", message }, round.sides);
+    }
+    if (families.every((f) => round.sides.every((side) => mappingOf(side, f) === "varies"))) {
+      const message = `the NATs of ${a.node} and ${b.node} give each destination another port`;
+      return this.#end(round, { code: "UNSUPPORTED", message }, round.sides);
+    }
+    const at = Math.ceil(this.#host.wall() + Math.max(a.rttMs!, b.rttMs!) + START_MARGIN_MS);
+    round.phase = "punching";
+    round.deadline = now + PUNCH_MS;
+    this.#started++;
+    for (const [side, other] of [[a, b], [b, a]] as const) {
+      const targets = families.map((f) => seenIn(other, f)[0]!.from).slice(0, MAX_TARGETS);
+      const [mapping, peerMapping] = [mappingOver(side, families), mappingOver(other, families)];
+      this.#host.emit(side.node, { type: "punch", step: "go", id: round.id, at, targets, mapping, peerMapping });
+    }
+  }
+
+  #end(round: Round, why: RoundProblem, tell: readonly Side[]): void {
+    this.#rounds.delete(round.id);
+    for (const side of round.sides) this.#byNonce.delete(side.nonce);
+    for (const { node } of tell) this.#host.emit(node, { type: "punch", step: "stop", id: round.id, ...why });
+  }
+
+  #of(node: string): Round[] {
+    return [...this.#rounds.values()].filter((round) => round.sides.some((side) => side.node === node));
+  }
+}
+
+function seenIn(side: Side, family: 4 | 6): Sighting[] {
+  return side.sightings.filter((s) => familyOf(s.from.ip) === family);
+}
+
+/** Whether one local port looked the same from several places. */
+function mappingOf(side: Side, family: 4 | 6): Mapping {
+  const seen = seenIn(side, family);
+  const first = seen[0];
+  if (first === undefined) return "unknown";
+  if (seen.some((s) => s.from.port !== first.from.port || s.from.ip !== first.from.ip)) return "varies";
+  return new Set(seen.map((s) => `${s.at.ip} ${s.at.port}`)).size > 1 ? "same" : "unknown";
+}
+
+/** The family that helps most decides: one that maps alike is enough to punch. */
+function mappingOver(side: Side, families: readonly (4 | 6)[]): Mapping {
+  const all = families.map((f) => mappingOf(side, f));
+  return all.includes("same") ? "same" : all.includes("unknown") ? "unknown" : "varies";
+}
