@@ -43,6 +43,8 @@ export interface ForwarderDeps {
   readonly writer: MessageWriter;
   readonly random: (into: Uint8Array) => void;
   readonly times: CacheTimes;
+  /** Called before somebody is asked: the upstreams may have changed. */
+  readonly refresh?: () => void;
 }
 
 /** Questions under way at the same time, each with a socket or two. */
@@ -130,6 +132,7 @@ export class Forwarder {
       return done(known, "fresh");
     }
     const stale = known && now < known.staleUntil ? known : undefined;
+    this.#deps.refresh?.();
     const route = this.#routes.find((r) => same(r.zone, zone));
     if (route === undefined) return this.#fail(question, stale, done, "no upstream");
     // An upstream that came back meanwhile may know what failed before.

@@ -318,6 +318,20 @@ Deno.test("foreign: truncated over UDP is fetched over TCP and fits a client tha
   await server.close();
 });
 
+Deno.test("foreign: truncated, and TCP refused: what there is, marked as truncated, and asked again soon", async () => {
+  const asked: string[] = [];
+  const server = start(
+    scripted((q) => ({ flags: packet.TRUNCATED_RESPONSE, answers: [A(q.questions![0]!.name)] }), asked),
+  );
+  const got = await server.ask("big.test", "A", { edns: 1232 });
+  assert.deepEqual([got.rcode, got.flag_tc, got.answers!.length], ["NOERROR", true, 1]);
+  const before = asked.length;
+  server.clock.advance(5100);
+  await server.ask("big.test", "A", { edns: 1232 });
+  assert.ok(asked.length > before);
+  await server.close();
+});
+
 Deno.test("foreign: a source with too many questions under way is refused, others are not", async () => {
   const server = start(undefined, { maxPendingPerSource: 3 });
   const from = { ip: "10.1.0.1", port: 5000 };

@@ -61,6 +61,8 @@ export function scrub(
   if (rcode === RCODE.NXDOMAIN || (rcode === RCODE.NOERROR && !complete)) {
     ttl = Math.min(ttl, negative(message, { last, dnssec, writer, max: times.maxNegativeTtl }));
   } else if (rcode !== RCODE.NOERROR) ttl = FAILURE_TTL;
+  // Cut off, and the rest could not be had over TCP: perhaps the next time.
+  if ((message.flags & FLAG.TC) !== 0) ttl = Math.min(ttl, FAILURE_TTL);
   const failed = rcode !== RCODE.NOERROR && rcode !== RCODE.NXDOMAIN;
   const expiresAt = now + ttl * 1000;
   return makeEntry(writer.copy(), { hash: asked.hash, variant, caseBound: false }, {

@@ -25,6 +25,9 @@ import { TcpFrontend } from "./tcp.ts";
 import type { UpstreamSpec, UpstreamState } from "./upstream_server.ts";
 import { MessageWriter } from "./writer.ts";
 
+/** How often resolv.conf is looked at, at most. */
+const RESOLV_CONF_EVERY_MS = 5000;
+
 export interface DnsServerDeps {
   readonly loop: Loop;
   readonly clock: Clock;
@@ -78,6 +81,8 @@ export class DnsServer {
   /** In `cache` mode: the snapshot in which the cluster's DNS Services were last looked for, and what was found. */
   #seen: MetaReader | undefined;
   #clusterDns: readonly string[] = [];
+  #resolvConf: string | undefined;
+  #resolvConfAt = 0;
   #given: Sources | undefined;
   #denied = 0;
   #limited = 0;
@@ -103,6 +108,7 @@ export class DnsServer {
         maxNegativeTtl: config.maxNegativeTtl,
         staleFor: config.serveStale,
       },
+      refresh: () => this.#followResolvConf(),
     });
     this.#keeper = deps.store && new CacheKeeper(deps.store, {
       clock,
@@ -274,12 +280,30 @@ export class DnsServer {
       return [...found, ...this.#notOurselves(config.upstreams, "upstreams")];
     }
     if (config.upstreams.length > 0) return this.#notOurselves(config.upstreams, "upstreams");
+    this.#resolvConf = readText(config.resolvConf);
     const found = findUpstreams(config.resolvConf, readText, this.#udp.length > 0 ? this.addresses : listen);
     for (const line of found.refused) log.warn("An upstream is left out", { why: line });
     if (found.upstreams.length === 0) {
       log.warn("No upstream resolver is known; only names of the cluster can be answered", { file: config.resolvConf });
     }
     return found.upstreams;
+  }
+
+  /**
+   * Networks change under a node that moves. The file is looked at when somebody has to be asked anyway, so that a
+   * node at rest is not woken for it.
+   */
+  #followResolvConf(): void {
+    const { config, clock, readText } = this.#deps;
+    const now = clock.now();
+    if (config.mode === "cache" || config.upstreams.length > 0 || now < this.#resolvConfAt + RESOLV_CONF_EVERY_MS) {
+      return;
+    }
+    this.#resolvConfAt = now;
+    const text = readText(config.resolvConf);
+    if (text === this.#resolvConf) return;
+    this.#deps.log.info("The upstreams are found anew", { file: config.resolvConf });
+    this.reloadUpstreams();
   }
 
   /** `cache` mode: the cluster's DNS Services are the upstreams, wherever the metadata says they are now. */

@@ -336,6 +336,18 @@ Deno.test("server: upstreams come and go while it runs", async () => {
   await server.close();
 });
 
+Deno.test("server: a resolv.conf that changed is noticed when somebody has to be asked, without a timer", async () => {
+  const files: Record<string, string> = { "/etc/resolv.conf": "nameserver 198.51.100.9\n" };
+  const server = start({ config: { upstreams: [] }, files });
+  assert.equal(rcodeOf(await server.ask("www.example.test")), "SERVFAIL");
+  files["/etc/resolv.conf"] = "nameserver 192.0.2.53\n";
+  server.clock.advance(6000);
+  assert.equal(rcodeOf(await server.ask("www.example.test")), "NOERROR");
+  server.clock.advance(200_000);
+  assert.equal(server.clock.pending, 0);
+  await server.close();
+});
+
 Deno.test("server: an address that is taken is an error with the address in it, and nothing stays open", () => {
   const network = new FakeNetwork();
   network.listenTcp({ ip: "127.0.0.1", port: 53 }, () => {});

@@ -190,8 +190,12 @@ export class UpstreamPool {
     const x = this.#exchanges.get(exchange);
     if (x === undefined || !x.tcp) return;
     this.#end(x);
-    this.#silence(x.server, now);
-    if (x.job) this.#goOn(x.job, now);
+    const { job, server } = x;
+    // One that answers datagrams and refuses connections is alive.
+    if (server.tcpOnly || job === undefined) this.#silence(server, now);
+    if (job === undefined) return;
+    if (job.bad === undefined) this.#goOn(job, now);
+    else this.#askOthers(job, now);
   }
 
   /** Moves time: the next server, deadlines, probes. See {@link tickMs}. */
@@ -282,12 +286,20 @@ export class UpstreamPool {
       server.noEdns(now);
       return this.#retry(x, { tcp: x.tcp, edns: false }, now);
     }
-    if ((bytes[2]! & (FLAG.TC >>> 8)) !== 0 && !x.tcp) return this.#retry(x, { tcp: true, edns: x.edns }, now);
+    if ((bytes[2]! & (FLAG.TC >>> 8)) !== 0 && !x.tcp) {
+      // Part of an answer, and known to be a part, is better than none where TCP is blocked.
+      job.bad = { bytes: bytes.slice(), server: server.text };
+      return this.#retry(x, { tcp: true, edns: x.edns }, now);
+    }
     if (rcode === RCODE.NOERROR || rcode === RCODE.NXDOMAIN) {
       return this.#finish(job, { kind: "answer", bytes, server: server.text });
     }
     job.bad = { bytes: bytes.slice(), server: server.text };
-    // Another server may know better, but nobody is asked twice for this.
+    this.#askOthers(job, now);
+  }
+
+  /** Another server may know better; nobody is asked twice for that. */
+  #askOthers(job: Job, now: number): void {
     if (job.attempt < job.order.length) this.#launch(job, now);
     else if (job.exchanges.size === 0) this.#fail(job, "");
   }
