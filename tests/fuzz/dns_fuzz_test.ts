@@ -22,8 +22,8 @@ import { MessageWriter } from "../../lib/dns/writer.ts";
 
 const RUNS = Number(Deno.env.get("FUZZ_RUNS") ?? 10_000);
 const SEED = Number(Deno.env.get("FUZZ_SEED") ?? 20_261_123);
-/** Generous for a busy machine; what is looked for is quadratic or endless work. */
-const MAX_MS = 100;
+/** What is looked for is quadratic or endless work. */
+const MAX_MS = 20;
 
 /** A small, fast generator whose whole state is the seed (mulberry32). */
 function generator(seed: number): (below: number) => number {
@@ -102,13 +102,17 @@ function mutate(random: (below: number) => number): Uint8Array {
 }
 
 function quickly(what: string, bytes: Uint8Array, run: () => void): void {
-  const start = systemClock.now();
-  try {
-    run();
-  } catch (error) {
-    throw new Error(`${what} of ${Buffer.from(bytes).toString("hex")} threw`, { cause: error });
+  // A busy machine may stop us at any time; work that is slow by itself is slow each time.
+  let ms = Infinity;
+  for (let tries = 0; tries < 5 && ms > MAX_MS; tries++) {
+    const start = systemClock.now();
+    try {
+      run();
+    } catch (error) {
+      throw new Error(`${what} of ${Buffer.from(bytes).toString("hex")} threw`, { cause: error });
+    }
+    ms = Math.min(ms, systemClock.now() - start);
   }
-  const ms = systemClock.now() - start;
   assert.ok(ms <= MAX_MS, `${what} of ${Buffer.from(bytes).toString("hex")} took ${ms} ms`);
 }
 
@@ -158,8 +162,13 @@ Deno.test(`fuzz: ${RUNS} answers of upstreams, seed ${SEED}`, () => {
       if (entry === undefined) return;
       kept++;
       // What is kept is well-formed, whatever came.
-      packet.decode(Buffer.from(entry.bytes));
-      assert.ok(readMessage(entry.bytes));
+      const read = readMessage(entry.bytes);
+      assert.ok(read);
+      // Data of types without names passes through as it is (RFC 3597), also when it is nonsense to who knows the type.
+      const records = [...read.answers, ...read.authorities, ...read.additionals];
+      if (records.every((r) => r.data.kind !== "raw" || r.type === 1 || r.type === 28)) {
+        packet.decode(Buffer.from(entry.bytes));
+      }
     });
   }
   assert.ok(kept > RUNS / 50, `only ${kept} of ${RUNS} were kept`);
