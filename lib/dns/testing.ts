@@ -164,6 +164,7 @@ export class TestServer {
 export function upstreamProgram(
   zone: Readonly<Record<string, readonly packet.Answer[]>>,
   asked: string[] = [],
+  flags = 0,
 ): UdpProgram {
   return (bytes, _from, reply) => {
     const query = packet.decode(Buffer.from(bytes));
@@ -175,7 +176,7 @@ export function upstreamProgram(
       new Uint8Array(packet.encode({
         type: "response",
         id: query.id ?? 0,
-        flags: packet.RECURSION_AVAILABLE | packet.RECURSION_DESIRED | (answers ? 0 : 3),
+        flags: packet.RECURSION_AVAILABLE | packet.RECURSION_DESIRED | flags | (answers ? 0 : 3),
         questions: query.questions ?? [],
         answers: [...answers ?? []],
         authorities: answers ? [] : [{
