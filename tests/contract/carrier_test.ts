@@ -42,7 +42,7 @@ Deno.test("a client without certificate, with TLS 1.2 or with another protocol g
     const accepted = engine.accept(y, { path: "lan" }).then(() => undefined, (error: MeshError) => error.code);
     const socket = tls.connect({ socket: x as net.Socket, ca: credentials.ca, rejectUnauthorized: false, ...options });
     const received: Uint8Array[] = [];
-    socket.on("data", (chunk) => received.push(chunk));
+    socket.on("data", (chunk: Uint8Array) => received.push(chunk));
     socket.on("error", () => {});
     socket.on("secureConnect", () => socket.write("\x82\x05hello"));
     const code = await accepted;
@@ -67,7 +67,7 @@ Deno.test("a proven peer that breaks the framing is told PROTOCOL and cut", asyn
     const closed = new Promise((resolve) => {
       carrier.handler = { onBatch: () => assert.fail("no batch"), onDrain() {}, onClose: resolve };
     });
-    const told = new Promise<Uint8Array>((resolve) => socket.once("data", resolve));
+    const told = new Promise<Uint8Array>((resolve) => socket.once("data", (chunk: Uint8Array) => resolve(chunk)));
     socket.write(bytes);
     assert.equal(await closed, "PROTOCOL", name);
     assert.deepEqual([...await told], [0x88, 2, 0x0f, 0xa2], "4000 + 2");
@@ -196,7 +196,7 @@ async function tcpLegs(): Promise<readonly [Duplex, Duplex, Wire]> {
     },
   };
   const forward = (from: net.Socket, to: net.Socket, fromClient: boolean) => {
-    from.on("data", (chunk) => {
+    from.on("data", (chunk: Uint8Array) => {
       const bytes = wire.tamper?.(chunk, fromClient) ?? chunk;
       if (bytes.length > 0 && !to.write(bytes)) {
         from.pause();

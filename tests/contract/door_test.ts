@@ -245,8 +245,8 @@ test("a server that falls silent is given up after three missed pings, and anoth
   const proxy = net.createServer((client) => {
     const upstream = net.connect({ host: "127.0.0.1", port: server.at.port });
     sockets.push(client, upstream);
-    client.on("data", (chunk) => mute || upstream.write(chunk));
-    upstream.on("data", (chunk) => mute || client.write(chunk));
+    client.on("data", (chunk: Uint8Array) => mute || upstream.write(chunk));
+    upstream.on("data", (chunk: Uint8Array) => mute || client.write(chunk));
     for (const socket of [client, upstream]) socket.on("error", () => {});
   });
   await new Promise<void>((resolve) => proxy.listen(0, "127.0.0.1", () => resolve()));

@@ -111,7 +111,7 @@ function late(from: net.Socket, to: net.Socket, delayMs: number): void {
       if (!to.destroyed) act();
     });
   };
-  from.on("data", (chunk) => after(() => void to.write(chunk)));
+  from.on("data", (chunk: Uint8Array) => after(() => void to.write(chunk)));
   from.on("close", () => after(() => void to.destroy()));
 }
 
