@@ -31,15 +31,18 @@ export interface Access {
   readonly client?: { readonly cert: string; readonly key: string };
   readonly token?: string;
   readonly basic?: { readonly user: string; readonly password: string };
-  /** After this wall-clock time the access must be read anew (tokens of exec and OIDC plugins). */
-  readonly expiresAt?: number;
+  /** Do not check who answers. */
+  readonly insecure?: boolean;
+  readonly proxyUrl?: string;
 }
 
 /** How long a token read from a file is used before the file is looked at again, as Kubernetes' own clients do. */
 const ACCESS_MS = 60_000;
+/** After a refusal, at most this often. */
+const REREAD_MS = 200;
 
 export class FetchApi implements KubeApi {
-  readonly #load: () => Promise<Access>;
+  readonly #load: (fresh: boolean) => Promise<Access>;
   readonly #clock: Clock;
   #access: Access | undefined;
   #loadedAt = -Infinity;
@@ -47,9 +50,10 @@ export class FetchApi implements KubeApi {
   #clientKey = "";
   #address: string;
   #loading: Promise<Access> | undefined;
+  #refused = false;
 
   /** `load` reads the access; `address` is shown until it was read. */
-  constructor(load: () => Promise<Access>, options: { readonly clock: Clock; readonly address: string }) {
+  constructor(load: (fresh: boolean) => Promise<Access>, options: { readonly clock: Clock; readonly address: string }) {
     this.#load = load;
     this.#clock = options.clock;
     this.#address = options.address;
@@ -67,20 +71,26 @@ export class FetchApi implements KubeApi {
     else if (access.basic) {
       headers.set("authorization", `Basic ${btoa(`${access.basic.user}:${access.basic.password}`)}`);
     }
+    if (access.insecure && access.server.startsWith("https:")) {
+      const { insecureGet } = await import("./insecure_https.ts");
+      return await insecureGet(access, pathAndQuery, { headers, signal });
+    }
     const client = this.#clientFor(access);
     // A redirect would carry the token to wherever it points.
     const answer = await fetch(access.server + pathAndQuery, { headers, signal, redirect: "manual", client });
-    const after = Number(answer.headers.get("retry-after") ?? NaN);
     return {
       status: answer.status,
-      retryAfterMs: Number.isFinite(after) && after >= 0 ? after * 1000 : undefined,
+      retryAfterMs: retryAfter(answer.headers.get("retry-after")),
       contentType: answer.headers.get("content-type") ?? "",
       body: answer.body,
     };
   }
 
   async reauthenticate(): Promise<void> {
+    // Many resources are refused with one token; it is read anew once for all of them.
+    if (this.#clock.now() - this.#loadedAt < REREAD_MS) return;
     this.#loadedAt = -Infinity;
+    this.#refused = true;
     await this.#current().catch(() => {});
   }
 
@@ -90,11 +100,11 @@ export class FetchApi implements KubeApi {
   }
 
   async #current(): Promise<Access> {
-    const fresh = this.#clock.now() - this.#loadedAt < ACCESS_MS &&
-      !(this.#access?.expiresAt !== undefined && this.#access.expiresAt <= this.#clock.wall());
-    if (this.#access && fresh) return this.#access;
+    if (this.#access && this.#clock.now() - this.#loadedAt < ACCESS_MS) return this.#access;
     // Many resources ask at the same moment; a plugin must not be started for each.
-    this.#loading ??= this.#load().finally(() => this.#loading = undefined);
+    const refused = this.#refused;
+    this.#refused = false;
+    this.#loading ??= this.#load(refused).finally(() => this.#loading = undefined);
     try {
       this.#access = await this.#loading;
       this.#loadedAt = this.#clock.now();
@@ -108,19 +118,26 @@ export class FetchApi implements KubeApi {
 
   /** One client per set of certificates. HTTP/1.1: each watch then has a connection of its own to die with. */
   #clientFor(access: Access): Deno.HttpClient {
-    const key = JSON.stringify([access.caCerts, access.client]);
+    const key = JSON.stringify([access.caCerts, access.client, access.proxyUrl]);
     if (this.#client && this.#clientKey === key) return this.#client;
     this.#client?.close();
     const certificates = access.client ? { cert: access.client.cert, key: access.client.key } : {};
     this.#client = Deno.createHttpClient({
       ...(access.caCerts.length > 0 ? { caCerts: [...access.caCerts] } : {}),
       ...certificates,
+      ...(access.proxyUrl === undefined ? {} : { proxy: { url: access.proxyUrl } }),
       http1: true,
       http2: false,
     });
     this.#clientKey = key;
     return this.#client;
   }
+}
+
+/** Milliseconds of a `Retry-After` in seconds, which is the form Kubernetes sends. */
+export function retryAfter(header: string | null | undefined): number | undefined {
+  const seconds = header === null || header === undefined || header === "" ? NaN : Number(header);
+  return Number.isFinite(seconds) && seconds >= 0 ? seconds * 1000 : undefined;
 }
 
 /**

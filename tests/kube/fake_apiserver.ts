@@ -31,6 +31,7 @@ interface Watch {
   readonly path: string;
   readonly response: ServerResponse;
   readonly bookmarks: boolean;
+  readonly admits: (object: Obj) => boolean;
   silent: boolean;
 }
 
@@ -200,7 +201,8 @@ export class FakeApiServer {
   #record(stored: Stored): void {
     this.#history.push(stored);
     for (const watch of this.#watches) {
-      if (watch.path === stored.path && !watch.silent && !this.hang) this.#send(watch, stored);
+      if (watch.path !== stored.path || watch.silent || this.hang || !watch.admits(stored.object)) continue;
+      this.#send(watch, stored);
     }
   }
 
@@ -244,11 +246,7 @@ export class FakeApiServer {
       from = Number(offset);
       at = Number(version);
     } else {
-      const selected = /^spec\.nodeName=(.*)$/.exec(query.get("fieldSelector") ?? "")?.[1];
-      all = [...this.#of(path).values()].filter((o) =>
-        (namespace === undefined || o.metadata.namespace === namespace) &&
-        (selected === undefined || o.spec?.nodeName === selected)
-      );
+      all = [...this.#of(path).values()].filter(selector(query, namespace));
     }
     const items = all.slice(from, from + limit);
     const metadata: Record<string, unknown> = { resourceVersion: String(at) };
@@ -276,14 +274,22 @@ export class FakeApiServer {
       response.end(JSON.stringify({ type: "ERROR", object }) + "\n");
       return;
     }
-    const watch: Watch = { path, response, bookmarks: query.get("allowWatchBookmarks") === "true", silent: false };
+    const bookmarks = query.get("allowWatchBookmarks") === "true";
+    const watch: Watch = { path, response, bookmarks, admits: selector(query, namespace), silent: false };
     this.#watches.add(watch);
     response.on("close", () => this.#watches.delete(watch));
     for (const stored of this.#history) {
-      const inside = namespace === undefined || stored.object.metadata.namespace === namespace;
-      if (stored.path === path && stored.version > from && inside) this.#send(watch, stored);
+      if (stored.path === path && stored.version > from && watch.admits(stored.object)) this.#send(watch, stored);
     }
   }
+}
+
+/** Which objects a request asks for: of one namespace, on one node. */
+function selector(query: URLSearchParams, namespace: string | undefined): (object: Obj) => boolean {
+  const node = /^spec\.nodeName=(.*)$/.exec(query.get("fieldSelector") ?? "")?.[1];
+  return (o) =>
+    (namespace === undefined || o.metadata.namespace === namespace) &&
+    (node === undefined || o.spec?.nodeName === node);
 }
 
 function keyOf(object: Obj): string {
