@@ -9,7 +9,8 @@ import { SourceTable } from "./limit.ts";
 import { dashedIp, parseName, undash, type Zone, zoneOf } from "./name.ts";
 import { restoreCache, saveCache } from "./persist.ts";
 import { Query } from "./query.ts";
-import { addressRecord } from "./records.ts";
+import { readMessage } from "./reader.ts";
+import { addressRecord, nameRecord } from "./records.ts";
 import { findUpstreams, parseResolvConf, parseUpstream } from "./resolvconf.ts";
 import { reverseAddress, reverseZones } from "./reverse.ts";
 import { stormZone } from "./search.ts";
@@ -229,4 +230,35 @@ Deno.test("labels: presentation form escapes what would mislead", () => {
     assert.equal(labelsOf(bad), undefined, bad);
   }
   assert.equal(labelsOf("a.".repeat(127))!.length, 127);
+});
+
+Deno.test("writer: a name that repeats its own labels never points into itself", () => {
+  const writer = new MessageWriter();
+  const write = (name: string) => {
+    const labels = labelsOf(name)!;
+    writer.begin(0x8180, labels, 1);
+    writer.record("answer", addressRecord(labels, "192.0.2.1", 1));
+    return readMessage(writer.copy());
+  };
+  // What an earlier message left in the buffer must not look like the rest of a name.
+  for (
+    const name of ["h.example.test", "h.example.h.example.test", "a.a.a.a", "h.example.h.example.h.example.test", "a.a"]
+  ) {
+    const read = write(name);
+    assert.deepEqual(read?.question.name, name.split("."), name);
+    assert.deepEqual(read?.answers[0]?.name, name.split("."), name);
+  }
+});
+
+Deno.test("property: whatever names are written together come back as they were", () => {
+  const label = fc.constantFrom("a", "b", "ab", "A", "x".repeat(63));
+  const name = fc.array(label, { maxLength: 3 });
+  const writer = new MessageWriter();
+  fc.assert(fc.property(name, fc.array(fc.tuple(name, name), { maxLength: 8 }), (question, pairs) => {
+    writer.begin(0x8180, question, 5);
+    for (const [owner, target] of pairs) assert.ok(writer.record("answer", nameRecord(owner, 5, target, 1)));
+    const read = readMessage(writer.copy());
+    assert.deepEqual(read?.question.name, question);
+    assert.deepEqual(read?.answers.map((r) => [r.name, (r.data as { target: unknown }).target]), pairs);
+  }));
 });

@@ -134,8 +134,10 @@ export class MessageWriter {
   /** Names are compared with their letter case, so that case survives compression. */
   #name(labels: Labels, compress: boolean): void {
     if (compress && labels === this.#question && this.#length > HEADER_BYTES) return this.#u16(0xc000 | HEADER_BYTES);
+    // Labels of the name itself do not count: what follows them is not written yet.
+    const known = this.#knownCount;
     for (let i = 0; i < labels.length; i++) {
-      const at = compress ? this.#find(labels, i) : 0;
+      const at = compress ? this.#find(labels, i, known) : 0;
       if (at > 0) return this.#u16(0xc000 | at);
       if (this.#knownCount < MAX_KNOWN && this.#length <= MAX_POINTER) this.#known[this.#knownCount++] = this.#length;
       const label = labels[i]!;
@@ -146,8 +148,8 @@ export class MessageWriter {
   }
 
   /** Where the name `labels[from…]` already stands; 0 = nowhere. */
-  #find(labels: Labels, from: number): number {
-    for (let k = 0; k < this.#knownCount; k++) {
+  #find(labels: Labels, from: number, known: number): number {
+    for (let k = 0; k < known; k++) {
       if (this.#standsAt(this.#known[k]!, labels, from)) return this.#known[k]!;
     }
     return 0;
