@@ -7,11 +7,21 @@ const QUANTUM = MAX_CHANNEL_FRAME / 4;
 /** A waiting frame may keep at most this much of the buffer it came in alive beyond its own bytes. */
 const MAX_SLACK = 1024;
 
+/** One agent's side of a channel. */
+export interface ChannelStats {
+  /** The node at the other side. */
+  readonly peer: string;
+  /** Payload and frames from this agent. */
+  readonly bytesIn: number;
+  readonly messagesIn: number;
+  /** Payload that waits for this agent. */
+  readonly queuedBytes: number;
+}
+
 export interface LineStats {
   readonly node: string;
   readonly channels: number;
-  /** Node at the other side of each channel. */
-  readonly peers: readonly string[];
+  readonly perChannel: readonly ChannelStats[];
   /** Payload from and to the agent since it connected. */
   readonly bytesIn: number;
   readonly bytesOut: number;
@@ -88,19 +98,19 @@ export class Line {
   }
 
   stats(): LineStats {
-    let queuedBytes = 0;
-    const peers: string[] = [];
-    for (const half of this.halves.values()) {
-      queuedBytes += half.queuedBytes;
-      peers.push(half.peer);
-    }
+    const perChannel = [...this.halves.values()].map((half) => ({
+      peer: half.peer,
+      bytesIn: half.bytesIn,
+      messagesIn: half.messagesIn,
+      queuedBytes: half.queuedBytes,
+    }));
     return {
       node: this.node,
-      channels: this.halves.size,
-      peers,
+      channels: perChannel.length,
+      perChannel,
       bytesIn: this.bytesIn,
       bytesOut: this.bytesOut,
-      queuedBytes,
+      queuedBytes: perChannel.reduce((sum, channel) => sum + channel.queuedBytes, 0),
     };
   }
 }
@@ -118,6 +128,9 @@ export class Half {
   /** The other side ended: to be told after the queue. */
   closing: { readonly reason: ReasonCode | undefined } | undefined;
   queuedBytes = 0;
+  /** Payload and frames from the agent here. */
+  bytesIn = 0;
+  messagesIn = 0;
   #queue: Uint8Array[] = [];
   #deficit = 0;
 

@@ -207,6 +207,8 @@ export class RelaySwitch {
     if (from.credit < 0) return this.#cut(from, "PROTOCOL");
     const to = from.other;
     if (to === undefined) return; // The other side closed; ours is on its way out.
+    from.bytesIn += length;
+    from.messagesIn++;
     from.line.bytesIn += length;
     this.#bytes += length;
     this.#messages++;

@@ -127,7 +127,10 @@ class Model {
       for (const frame of frames.splice(0)) this.got(line, frame);
     }
     for (const { node, queuedBytes, channels } of this.rig.relay.stats().lines) {
-      assert.ok(queuedBytes <= channels * INITIAL_WINDOW, `${node} holds ${queuedBytes} for ${channels} channels`);
+      assert.ok(
+        queuedBytes <= channels * INITIAL_WINDOW,
+        `${node} holds ${queuedBytes} for ${channels} channels`,
+      );
     }
   }
 

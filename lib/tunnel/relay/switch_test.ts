@@ -27,12 +27,11 @@ Deno.test("bytes pass both ways under each side's own number, in the buffer they
   assert.deepEqual(rig.said(1), [["data", 1, "back"]]);
   const { relayedBytes, relayedMessages, lines } = rig.relay.stats();
   assert.deepEqual([relayedBytes, relayedMessages], [9, 2]);
-  assert.deepEqual(lines.map((l) => [l.node, l.peers, l.bytesIn, l.bytesOut]), [["a", ["b"], 5, 4], [
-    "b",
-    ["a"],
-    4,
-    5,
-  ]]);
+  assert.deepEqual(lines.map((l) => [l.node, l.bytesIn, l.bytesOut]), [["a", 5, 4], ["b", 4, 5]]);
+  assert.deepEqual(lines.map((l) => l.perChannel), [
+    [{ peer: "b", bytesIn: 5, messagesIn: 1, queuedBytes: 0 }],
+    [{ peer: "a", bytesIn: 4, messagesIn: 1, queuedBytes: 0 }],
+  ]);
 });
 
 Deno.test("opens that cannot be are answered at once with the reason", () => {
