@@ -171,7 +171,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       tunnel: tunnel.manager,
       rules: openRules(config.forward.backend, log),
       facts,
-      config: forwardConfig(config),
+      config: forwardConfig(config, cidrs),
       options: {
         connectTimeoutMs: config.forward.connectTimeoutMs,
         udpIdleMs: config.forward.udpIdleMs,

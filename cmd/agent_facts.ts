@@ -51,9 +51,11 @@ export function sameFacts(a: NodeFacts, b: NodeFacts): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-export function forwardConfig(config: AgentConfig): ForwardConfig {
+export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[]): ForwardConfig {
   return {
     ...DEFAULT_FORWARD_CONFIG,
+    // Without it the mesh link would swallow what no Service has: a person would wait three seconds for the error.
+    refuseCidrs: cidrs,
     externalIPs: config.forward.externalIPs.map((text) => parseCidr(text)!),
     hostPorts: config.forward.hostPorts,
     reservedPorts: RESERVED_PORTS,
