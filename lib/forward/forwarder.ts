@@ -255,7 +255,7 @@ export class Forwarder {
       ...(tcp4 ? { tcp4 } : {}),
       ...(tcp6 ? { tcp6 } : {}),
       udp: this.#udp.addresses,
-    }, { previous: this.#applied, slotMaps: this.#deps.rules.slotMaps });
+    }, { previous: this.#applied, grammar: this.#deps.rules.grammar });
     await this.#deps.rules.apply(ruleset);
     this.#applied = ruleset;
     this.#udp.retire(plan);

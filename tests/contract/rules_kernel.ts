@@ -1,7 +1,8 @@
 /** A machine in namespaces for the contract of kernel rules: a host with endpoints and the writer, and a pod. */
 import { fileURLToPath } from "node:url";
+import { pause } from "../../lib/clock.ts";
 import { Lab, type Namespace } from "../../lib/lab/namespace.ts";
-import type { Ruleset } from "../../lib/forward/rules/ruleset.ts";
+import type { Grammar, Ruleset } from "../../lib/forward/rules/ruleset.ts";
 import type { ApplyResult } from "../../lib/forward/rules/writer.ts";
 import { type Ask, type Listing, MACHINE, type RulesBench, SERVERS } from "./rules_contract.ts";
 import { type Command, READY } from "./rules_probe.ts";
@@ -55,8 +56,8 @@ export class KernelBench implements RulesBench {
     return this.#backend === "netlink";
   }
 
-  get slotMaps(): boolean {
-    return this.#backend === "netlink";
+  get grammar(): Grammar {
+    return this.#backend === "netlink" ? "full" : "nft";
   }
 
   apply(ruleset: Ruleset): Promise<ApplyResult> {
@@ -73,6 +74,14 @@ export class KernelBench implements RulesBench {
 
   remove(which: "all" | "agent"): Promise<void> {
     return this.#writer.call({ do: "remove", which });
+  }
+
+  forget(targets: readonly string[]): Promise<number> {
+    return this.#writer.call({ do: "forget", targets });
+  }
+
+  pass(ms: number): Promise<void> {
+    return pause(ms);
   }
 
   async ask({ from, protocol, to }: Ask): Promise<string> {

@@ -10,7 +10,7 @@ import type { IpPort, MeshStream } from "../../lib/net.ts";
 import { idleHandler, WOULD_BLOCK } from "../../lib/net.ts";
 import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
 import { NftTextRules } from "../../lib/forward/rules/nft_text.ts";
-import type { Ruleset } from "../../lib/forward/rules/ruleset.ts";
+import { type Ruleset, TABLE } from "../../lib/forward/rules/ruleset.ts";
 import { RuleWriter } from "../../lib/forward/rules/writer.ts";
 
 /** `[shards, tables, fragments]`: a ruleset in JSON. */
@@ -22,6 +22,7 @@ export type Command =
   | { readonly do: "ask-udp"; readonly to: IpPort; readonly timeoutMs: number }
   | { readonly do: "apply"; readonly ruleset: WireRuleset }
   | { readonly do: "repair" | "list" }
+  | { readonly do: "forget"; readonly targets: readonly string[] }
   | { readonly do: "remove"; readonly which: "all" | "agent" };
 
 /** What the probe says when it is ready for commands. */
@@ -87,6 +88,8 @@ function run(loop: EpollLoop, writer: RuleWriter | undefined, command: Command):
       return writer!.repair();
     case "list":
       return writer!.list().then((state) => JSON.parse(JSON.stringify(state, plain)));
+    case "forget":
+      return writer!.forget(TABLE, "affinity4", (_, value) => command.targets.includes(value));
     case "remove":
       return writer!.remove(command.which);
   }

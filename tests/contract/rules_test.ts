@@ -1,27 +1,28 @@
 import { MeshError } from "../../lib/errors.ts";
 import { FakeKernel } from "../../lib/forward/rules/fake.ts";
+import { type Grammar, TABLE } from "../../lib/forward/rules/ruleset.ts";
 import { Tracer } from "../../lib/forward/rules/trace.ts";
 import { RuleWriter } from "../../lib/forward/rules/writer.ts";
 import { hostPort } from "../../lib/addr.ts";
 import { type Ask, type Listing, MACHINE, type RulesBench, rulesContract, SERVERS } from "./rules_contract.ts";
 import { KernelBench } from "./rules_kernel.ts";
 
-for (const slotMaps of [true, false]) {
-  rulesContract(`in memory, ${slotMaps ? "slot maps" : "trees"}`, () => Promise.resolve(new FakeBench(slotMaps)));
+for (const grammar of ["full", "nft"] as const) {
+  rulesContract(`in memory, ${grammar}`, () => Promise.resolve(new FakeBench(grammar)));
 }
 for (const backend of ["netlink", "nft"] as const) rulesContract(`kernel, ${backend}`, () => KernelBench.open(backend));
 
 /** The fake kernel, asked through its tracer. */
 class FakeBench implements RulesBench {
   readonly ownsTables = true;
-  readonly slotMaps: boolean;
+  readonly grammar: Grammar;
   readonly #kernel: FakeKernel;
   readonly #tracer: Tracer;
   #writer: RuleWriter;
 
-  constructor(slotMaps: boolean) {
-    this.slotMaps = slotMaps;
-    this.#kernel = new FakeKernel({ slotMaps });
+  constructor(grammar: Grammar) {
+    this.grammar = grammar;
+    this.#kernel = new FakeKernel(grammar);
     this.#writer = new RuleWriter(this.#kernel);
     this.#tracer = new Tracer(this.#kernel, { hostAddresses: [MACHINE.host4, MACHINE.mesh4, MACHINE.mesh6] });
   }
@@ -41,6 +42,15 @@ class FakeBench implements RulesBench {
 
   remove(which: "all" | "agent") {
     return this.#writer.remove(which);
+  }
+
+  forget(targets: readonly string[]) {
+    return this.#writer.forget(TABLE, "affinity4", (_, value) => targets.includes(value));
+  }
+
+  pass(ms: number): Promise<void> {
+    this.#kernel.now += ms;
+    return Promise.resolve();
   }
 
   ask({ from, protocol, to }: Ask): Promise<string> {

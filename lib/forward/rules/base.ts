@@ -11,6 +11,7 @@
  */
 import type { Family } from "../../addr.ts";
 import type { NodeFacts } from "../facts.ts";
+import { affinityChains, affinitySets } from "./affinity.ts";
 import {
   AGENT_TABLE,
   type AtomType,
@@ -50,6 +51,9 @@ function persistentTable(facts: NodeFacts, shards: number): Table {
         { name: `vips${family}`, key: [ip(family)] },
         { name: `refused${family}`, key: [ip(family)], interval: true },
         { name: `hairpin${family}`, key: [ip(family), ip(family)] },
+        { name: `pods${family}`, key: [ip(family)], interval: true },
+        { name: `remote${family}`, key: [ip(family)], interval: true },
+        ...affinitySets(family),
       ]),
       { name: "hairpin-links", key: ["ifname", "ifname"] },
     ],
@@ -65,6 +69,7 @@ function persistentTable(facts: NodeFacts, shards: number): Table {
         ]),
       },
       ...hooks(PRIORITY_PERSISTENT),
+      ...affinityChains(),
       {
         name: "postrouting",
         hook: { type: "nat", at: "postrouting", priority: PRIORITY_SOURCE },
@@ -161,6 +166,18 @@ function masqueradeRules(facts: NodeFacts): Rule[] {
     ]),
     // Two pods behind one bridge: the answer would go straight back, with the wrong source.
     { match: [rewritten, { fields: ["iifname", "oifname"], in: "hairpin-links" }], action: masquerade },
+    // Somebody outside came through a node port or an external address of ours to a pod of another node, which would
+    // answer without us. Our own pods and processes are known there.
+    ...families((family): Rule[] => [{
+      family,
+      match: [
+        rewritten,
+        { fields: ["daddr"], in: `remote${family}` },
+        { fields: ["saddr"], notIn: `pods${family}` },
+        { state: "from-elsewhere" },
+      ],
+      action: masquerade,
+    }]),
     // A process of this host whose route to the Service led over the mesh link: no other node knows that address.
     ...families((family): Rule[] => {
       const mesh = family === 4 ? facts.mesh4 : facts.mesh6;

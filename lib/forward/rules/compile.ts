@@ -6,9 +6,10 @@
  * table holds only its kernel-way slots. When the agent's table goes, the kernel-way slots take over, and where there
  * are none connections are refused: never a black hole.
  */
-import { cidrText, familyOf } from "../../addr.ts";
+import { type Cidr, cidrContains, cidrText, familyOf } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
 import type { Frontend, Plan, PlannedPort, PlannedService, Slot, Verdict } from "../plan_model.ts";
+import { stickyChain, stickyElement } from "./affinity.ts";
 import { staticTables } from "./base.ts";
 import {
   AGENT_TABLE,
@@ -16,6 +17,7 @@ import {
   type Chain,
   type Element,
   type Fragment,
+  type Grammar,
   type Ruleset,
   TABLE,
   type TableFragment,
@@ -42,14 +44,14 @@ const SHARED = "";
 export interface CompileOptions {
   /** The ruleset made before; saves work and keeps identities, and never changes what the rules mean. */
   readonly previous?: Ruleset | undefined;
-  /** The writer can do slot maps ({@link RuleWriter.slotMaps}). */
-  readonly slotMaps?: boolean;
+  /** What the writer can do; "full" unless said otherwise. */
+  readonly grammar?: Grammar;
 }
 
 /** Makes the rules of a plan. */
 export function compileRules(plan: Plan, listeners: AgentListeners, options: CompileOptions = {}): Ruleset {
   const { previous } = options;
-  const shards = options.slotMaps ? shardsFor(portsToSpread(plan), previous?.shards ?? 0) : 0;
+  const shards = options.grammar === "nft" ? 0 : shardsFor(portsToSpread(plan), previous?.shards ?? 0);
   const reusable = previous?.shards === shards ? previous.fragments : undefined;
   const fragments = new Map<string, Fragment>();
   const here = new Set<string>();
@@ -60,7 +62,7 @@ export function compileRules(plan: Plan, listeners: AgentListeners, options: Com
     fragments.set(service.key, same ? before : serviceFragment(service, bound, shards));
     for (const port of service.ports) collectLocal(port, here);
   }
-  fragments.set(SHARED, sharedFragment(plan, here, previous?.fragments.get(SHARED)));
+  fragments.set(SHARED, sharedFragment(plan, shards, here, previous?.fragments.get(SHARED)));
   return { shards, tables: staticTables(plan.facts, shards, previous?.tables), fragments };
 }
 
@@ -97,6 +99,9 @@ function serviceFragment(
       const internal = frontend.kind === "cluster-ip";
       const verdict = internal ? port.internal : port.external;
       addFrontend({ port, frontend, scope: internal ? "in" : "ex", persistent, agent }, verdict, listeners[i]);
+      if (!isLearned(port, shards)) continue;
+      const { set, element } = stickyElement(port, frontend);
+      persistent.element(set, element);
     }
   });
   return { from: service, listeners, tables: [persistent.done(), agent.done()].filter((p) => p !== undefined) };
@@ -124,12 +129,15 @@ function addFrontend(place: Place, verdict: Verdict, listener: IpPort | undefine
 
 /** Kernel-way slots go to their endpoint; all others are one target that gets their share. */
 function targetsWithAgent(slots: readonly Slot[], listener: IpPort): readonly Target[] {
-  const kernel = kernelTargets(slots.filter((slot) => slot.way === "kernel"));
-  return [...kernel, { to: listener, share: slots.length - kernel.length }];
+  const rest = slots.filter((slot) => slot.way !== "kernel");
+  return [
+    ...kernelTargets(slots.filter((slot) => slot.way === "kernel")),
+    { to: listener, keys: rest.map((slot) => slot.key) },
+  ];
 }
 
 function kernelTargets(slots: readonly Slot[]): readonly Target[] {
-  return slots.map((slot) => ({ to: slot.endpoint, share: 1 }));
+  return slots.map((slot) => ({ to: slot.endpoint, keys: [slot.key] }));
 }
 
 function bring(place: Place, part: Part, targets: readonly Target[]): void {
@@ -207,7 +215,29 @@ function collectLocal(port: PlannedPort, into: Set<string>): void {
   }
 }
 
-function sharedFragment(plan: Plan, here: ReadonlySet<string>, previous: Fragment | undefined): Fragment {
+/** Whether packets teach where clients went. Without slot maps (nft) IPv6 clients are kept by their hash instead. */
+function isLearned(port: PlannedPort, shards: number): boolean {
+  return port.affinitySeconds !== undefined && (port.family === 4 || shards > 0);
+}
+
+/** Interval sets refuse networks that overlap; the larger one says it all. */
+function withoutOverlaps(cidrs: readonly Cidr[]): Cidr[] {
+  const sorted = [...cidrs].sort((a, b) => a.bits - b.bits);
+  const out: Cidr[] = [];
+  for (const cidr of sorted) if (!out.some((larger) => cidrContains(larger, cidr.ip))) out.push(cidr);
+  return out;
+}
+
+function addOnce(chains: Map<string, Chain>, chain: Chain): void {
+  if (!chains.has(chain.name)) chains.set(chain.name, chain);
+}
+
+function sharedFragment(
+  plan: Plan,
+  shards: number,
+  here: ReadonlySet<string>,
+  previous: Fragment | undefined,
+): Fragment {
   const sets = new Map<string, Element[]>();
   const put = (set: string, key: readonly Atom[]) => {
     const list = sets.get(set);
@@ -216,9 +246,22 @@ function sharedFragment(plan: Plan, here: ReadonlySet<string>, previous: Fragmen
   };
   for (const ip of [...here].sort()) put(`hairpin${familyOf(ip)}`, [ip, ip]);
   for (const link of plan.facts.hairpinLinks) put("hairpin-links", [link, link]);
-  for (const cidr of plan.config.refuseCidrs) put(`refused${familyOf(cidr.ip)}`, [cidrText(cidr)]);
+  const puts = (set: string, cidrs: readonly Cidr[]) => {
+    for (const cidr of withoutOverlaps(cidrs)) put(`${set}${familyOf(cidr.ip)}`, [cidrText(cidr)]);
+  };
+  puts("refused", plan.config.refuseCidrs);
+  puts("pods", plan.facts.podCidrs);
+  puts("remote", plan.facts.routable.map((subnet) => subnet.cidr));
+  const chains = new Map<string, Chain>();
+  for (const service of plan.services.values()) {
+    for (const port of service.ports) if (isLearned(port, shards)) addOnce(chains, stickyChain(port));
+  }
   const next: Fragment = {
-    tables: [{ table: TABLE, chains: [], sets: [...sets].map(([set, elements]) => ({ set, elements })) }],
+    tables: [{
+      table: TABLE,
+      chains: [...chains.values()],
+      sets: [...sets].map(([set, elements]) => ({ set, elements })),
+    }],
   };
   return previous && JSON.stringify(previous.tables) === JSON.stringify(next.tables) ? previous : next;
 }

@@ -3,12 +3,14 @@
  * rules. It passes the same contract suite as the real back ends, which is what makes tests over it worth something.
  */
 import { MeshError } from "../../errors.ts";
-import { type Chain, chainTag, type Element, elementKey, elementValue, type SetSpec } from "./ruleset.ts";
+import { type Chain, chainTag, type Element, elementKey, elementValue, type Grammar, type SetSpec } from "./ruleset.ts";
 import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 
 export interface FakeSet {
   readonly spec: SetSpec;
   readonly elements: Map<string, Element>;
+  /** When what packets taught ends, on the fake kernel's clock. */
+  readonly until: Map<string, number>;
 }
 
 export interface FakeTable {
@@ -20,15 +22,17 @@ export interface FakeTable {
 export class FakeKernel implements KernelRules {
   readonly kind = "memory";
   readonly ownsTables = true;
-  readonly slotMaps: boolean;
+  readonly grammar: Grammar;
   tables = new Map<string, FakeTable>();
   /** Transactions that came through: tests look at their size. */
   readonly commits: (readonly Operation[])[] = [];
   /** Makes the next commits fail, as a kernel that is out of memory would. */
   failing = false;
+  /** Milliseconds; what is learned ends by it. */
+  now = 0;
 
-  constructor(options: { readonly slotMaps?: boolean } = {}) {
-    this.slotMaps = options.slotMaps ?? true;
+  constructor(grammar: Grammar = "full") {
+    this.grammar = grammar;
   }
 
   // deno-lint-ignore require-await
@@ -50,6 +54,16 @@ export class FakeKernel implements KernelRules {
     return state;
   }
 
+  // deno-lint-ignore require-await
+  async forget(name: string, map: SetSpec, stale: (key: string, value: string) => boolean): Promise<number> {
+    const elements = this.tables.get(name)?.sets.get(map.name)?.elements ?? new Map<string, Element>();
+    let count = 0;
+    for (const [key, element] of elements) {
+      if (stale(key, elementValue(element.value)) && elements.delete(key)) count++;
+    }
+    return count;
+  }
+
   /** The agent's process died: owned tables end with its socket. */
   agentDied(): void {
     for (const [name, table] of this.tables) if (table.owned) this.tables.delete(name);
@@ -65,7 +79,9 @@ function copyTables(tables: ReadonlyMap<string, FakeTable>): Map<string, FakeTab
   for (const [name, table] of tables) {
     out.set(name, {
       owned: table.owned,
-      sets: new Map([...table.sets].map(([n, s]) => [n, { spec: s.spec, elements: new Map(s.elements) }])),
+      sets: new Map(
+        [...table.sets].map(([n, s]) => [n, { spec: s.spec, elements: new Map(s.elements), until: s.until }]),
+      ),
       chains: new Map(table.chains),
     });
   }
@@ -74,7 +90,10 @@ function copyTables(tables: ReadonlyMap<string, FakeTable>): Map<string, FakeTab
 
 function applyTo(tables: Map<string, FakeTable>, op: Operation): void {
   if (op.op === "table") {
-    const sets = new Map(op.table.sets.map((spec) => [spec.name, { spec, elements: new Map<string, Element>() }]));
+    const sets = new Map(op.table.sets.map((spec): [string, FakeSet] => [
+      spec.name,
+      { spec, elements: new Map(), until: new Map() },
+    ]));
     tables.set(op.table.name, {
       owned: op.table.owned,
       sets,
@@ -140,7 +159,7 @@ function addElement(table: FakeTable, name: string, element: Element): void {
 
 function checkReferences(table: FakeTable, chain: Chain): void {
   for (const { match, action } of chain.rules) {
-    for (const m of match) if ("in" in m) setOf(table, m.in);
+    for (const m of match) if ("fields" in m) setOf(table, "in" in m ? m.in : m.notIn);
     if (typeof action === "string") continue;
     if ("map" in action) setOf(table, action.map);
     const target = "jump" in action ? action.jump : "goto" in action ? action.goto : undefined;

@@ -1,5 +1,5 @@
 /** What a back end of the rule writer implements: operations as one transaction, and reading tables back. */
-import type { Chain, Element, Hook, SetSpec, Table } from "./ruleset.ts";
+import type { Chain, Element, Grammar, Hook, SetSpec, Table } from "./ruleset.ts";
 
 /** One change; a list of them is applied in order and as one transaction. */
 export type Operation =
@@ -30,12 +30,13 @@ export interface KernelRules {
   readonly kind: "netlink" | "nft" | "memory";
   /** Whether owned tables end by themselves when the agent's process ends. */
   readonly ownsTables: boolean;
-  /** Can do maps whose keys hold numbers and picks (see spread.ts). */
-  readonly slotMaps: boolean;
+  readonly grammar: Grammar;
   /** Applies all operations or none. Throws MeshError KERNEL. */
   commit(operations: readonly Operation[]): Promise<void>;
   /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
   list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
+  /** Deletes elements of a learned map; see {@link RuleWriter.forget}. Throws MeshError KERNEL. */
+  forget(table: string, map: SetSpec, stale: (key: string, value: string) => boolean): Promise<number>;
   /**
    * Whether somebody else may have changed one of these tables since the last call. Absent where the back end cannot
    * know: then only a listing tells.

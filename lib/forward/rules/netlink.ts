@@ -9,10 +9,13 @@ import { decodeAtoms, encodeAtoms } from "./netlink_atoms.ts";
 import { writeRule } from "./netlink_rule.ts";
 import { type Chain, chainTag, type Element, elementValue, type SetSpec, type Table } from "./ruleset.ts";
 
+/** The element is not there any more. */
+const ENOENT = 2;
+
 export class NetlinkRules implements KernelRules {
   readonly kind = "netlink";
   readonly ownsTables = true;
-  readonly slotMaps = true;
+  readonly grammar = "full";
   readonly #kernel: NftablesConnection;
   /** Declared sets by table: how elements are read and written. */
   readonly #sets = new Map<string, Map<string, SetSpec>>();
@@ -42,6 +45,21 @@ export class NetlinkRules implements KernelRules {
       if (there.has(name)) state.set(name, this.#table(name));
     }
     return state;
+  }
+
+  // deno-lint-ignore require-await
+  async forget(table: string, map: SetSpec, stale: (key: string, value: string) => boolean): Promise<number> {
+    const { socket } = this.#kernel;
+    let count = 0;
+    for (const { key, value } of listElements(socket, table, map.name)) {
+      const text = value instanceof Uint8Array ? decodeAtoms(value, map.value as SetSpec["key"]) : "";
+      if (!stale(decodeAtoms(key, map.key), text)) continue;
+      // One by one: an element may end between listing and deletion, and a batch fails as a whole.
+      const batch = new Batch(socket.nextSeq);
+      batch.deleteElements(table, map.name, [{ key }]);
+      if (this.#kernel.tryCommit(batch, ENOENT)) count++;
+    }
+    return count;
   }
 
   changedByOthers(tables: Iterable<string>): boolean {

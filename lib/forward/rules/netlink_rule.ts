@@ -10,7 +10,7 @@ import {
   CT_STATUS_DNAT,
   dnat,
   type ExpressionWriter,
-  fibDestinationType,
+  fibType,
   generate,
   hash,
   immediate,
@@ -51,16 +51,11 @@ function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
     toNetworkOrder(w, REGISTER_0);
     return compare(w, REGISTER_0, network32(match.below), "less");
   }
-  if ("fields" in match) return lookup(w, match.in, load(w, match.fields, family).start);
-  if ("state" in match) {
-    if (match.state === "to-host") {
-      fibDestinationType(w, REGISTER_0);
-      return compare(w, REGISTER_0, host32(RTN_LOCAL));
-    }
-    ct(w, CT.STATUS, REGISTER_0);
-    mask(w, REGISTER_0, host32(CT_STATUS_DNAT));
-    return compare(w, REGISTER_0, host32(0), "not");
+  if ("fields" in match) {
+    const { start } = load(w, match.fields, family);
+    return "in" in match ? lookup(w, match.in, start) : lookup(w, match.notIn, start, "absent");
   }
+  if ("state" in match) return writeState(w, match.state);
   loadField(w, match.field, family, REGISTER_0);
   const not = "isNot" in match;
   const value = not ? match.isNot : match.is;
@@ -70,9 +65,25 @@ function writeMatch(w: ExpressionWriter, match: Match, family: Family): void {
   compare(w, REGISTER_0, encodeAtom(cidr ? cidr.ip : value, type), not ? "not" : "equal");
 }
 
+function writeState(w: ExpressionWriter, state: Extract<Match, { state: unknown }>["state"]): void {
+  switch (state) {
+    case "to-host":
+      fibType(w, "destination", REGISTER_0);
+      return compare(w, REGISTER_0, host32(RTN_LOCAL));
+    case "from-elsewhere":
+      fibType(w, "source", REGISTER_0);
+      return compare(w, REGISTER_0, host32(RTN_LOCAL), "not");
+    case "dnat":
+      ct(w, CT.STATUS, REGISTER_0);
+      mask(w, REGISTER_0, host32(CT_STATUS_DNAT));
+      return compare(w, REGISTER_0, host32(0), "not");
+  }
+}
+
 function writeAction(w: ExpressionWriter, action: Action, family: Family): void {
   if (action === "masquerade") return masquerade(w);
   if (action === "drop") return verdict(w, "DROP");
+  if (action === "accept") return verdict(w, "ACCEPT");
   if ("jump" in action) return verdict(w, "JUMP", action.jump);
   if ("goto" in action) return verdict(w, "GOTO", action.goto);
   if ("reject" in action) return reject(w, action.reject);

@@ -28,6 +28,12 @@ const TYPES: Record<AtomType, string> = {
   ifname: "ifname",
 };
 
+const STATES = {
+  "dnat": "ct status dnat",
+  "to-host": "fib daddr type local",
+  "from-elsewhere": "fib saddr type != local",
+} as const;
+
 /** One script for `nft -f -`: applied as one transaction. */
 export function renderOperations(operations: readonly Operation[]): string {
   const lines: string[] = [];
@@ -134,9 +140,12 @@ function readsAddresses(rule: Rule): boolean {
 }
 
 function matchText(match: Match, rule: Rule): string {
-  if ("fields" in match) return `${match.fields.map((f) => fieldText(f, rule)).join(" . ")} @${match.in}`;
+  if ("fields" in match) {
+    const fields = match.fields.map((f) => fieldText(f, rule)).join(" . ");
+    return "in" in match ? `${fields} @${match.in}` : `${fields} != @${match.notIn}`;
+  }
   if ("pick" in match) return `${pickText(match.pick, familyOfRule(rule))} < ${match.below}`;
-  if ("state" in match) return match.state === "dnat" ? "ct status dnat" : "fib daddr type local";
+  if ("state" in match) return STATES[match.state];
   const value = "is" in match ? match.is : match.isNot;
   return `${fieldText(match.field, rule)} ${"is" in match ? "" : "!= "}${quoteName(value)}`;
 }

@@ -15,7 +15,7 @@ export class NftTextRules implements KernelRules {
   readonly kind = "nft";
   /** A table would belong to a process that has already ended; after a crash our closed listeners are what refuses. */
   readonly ownsTables = false;
-  readonly slotMaps = false;
+  readonly grammar = "nft";
   readonly #run: RunNft;
 
   constructor(run: RunNft) {
@@ -40,6 +40,20 @@ export class NftTextRules implements KernelRules {
       }
     }
     return state;
+  }
+
+  async forget(table: string, map: SetSpec, stale: (key: string, value: string) => boolean): Promise<number> {
+    const result = await this.#run(["-j", "list", "map", "inet", table, map.name], "");
+    if (result.code !== 0) return 0;
+    const elements = parseTable(result.stdout, []).sets.get(map.name) ?? new Map<string, string>();
+    let count = 0;
+    for (const [key, value] of elements) {
+      if (!stale(key, value)) continue;
+      // One by one: an element may end between listing and deletion, and a script fails as a whole.
+      const deleted = await this.#run(["delete", "element", "inet", table, map.name, `{ ${key} }`], "");
+      if (deleted.code === 0) count++;
+    }
+    return count;
   }
 
   close(): void {}

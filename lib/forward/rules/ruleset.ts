@@ -58,12 +58,15 @@ export type Match =
   | { readonly field: Field; readonly is: Atom }
   | { readonly field: Field; readonly isNot: Atom }
   | { readonly fields: readonly Field[]; readonly in: string }
+  | { readonly fields: readonly Field[]; readonly notIn: string }
   /** The number picked is less than `below`. */
   | { readonly pick: Pick; readonly below: number }
   /** The connection's destination was rewritten. */
   | { readonly state: "dnat" }
   /** The destination is an address of this host. */
-  | { readonly state: "to-host" };
+  | { readonly state: "to-host" }
+  /** The source is no address of this host. */
+  | { readonly state: "from-elsewhere" };
 
 export type Action =
   /** Rewrites the destination to what the map has for these values; goes on when it has nothing. */
@@ -81,6 +84,7 @@ export type Action =
     readonly seconds: number;
   }
   | "masquerade"
+  | "accept"
   | "drop";
 
 export interface Rule {
@@ -114,6 +118,12 @@ export interface Table {
   readonly sets: readonly SetSpec[];
   readonly chains: readonly Chain[];
 }
+
+/**
+ * What rules a back end can write. "full": everything here. "nft": what the grammar of the nft program can say, which
+ * has no keys with numbers in them and, as of 1.0.6, aborts on learned IPv6 targets.
+ */
+export type Grammar = "full" | "nft";
 
 export interface SetElements {
   readonly set: string;

@@ -9,26 +9,26 @@
  * - *Trees* (nft, whose grammar has no such keys): rules "take so many of those that come here", at most {@link FAN_OUT}
  *   per chain, so that a Service with 1 000 endpoints costs a new connection four short chains.
  *
- * Balancing by source is a tree in both: its shares are arcs of a hash ring.
+ * Balancing by source takes the number from a hash of the client's address, and a table that moves few clients when an
+ * endpoint comes or goes.
  */
 import type { IpPort } from "../../net.ts";
 import type { PlannedPort } from "../plan_model.ts";
-import type { Action, Atom, Chain, Element, Match, Pick, Rule } from "./ruleset.ts";
+import type { Action, Chain, Element, Match, Pick, Rule } from "./ruleset.ts";
 
 /** Rules per chain: a tree's height against the rules that a connection meets on its way. */
 const FAN_OUT = 8;
 /** Fixed, so that a client meets the same target after a restart. */
 const SOURCE_SEED = 0x65646765;
-/** Hashes of sources have this many values: the unit of a target's share. */
-const SOURCE_VALUES = 65_536;
 
 /** Bounds the product of rules and elements of one map; 5 000 Services get 128 maps. */
 const PORTS_PER_SHARD = 64;
 
-/** Somewhere connections go, with its share of them in whole slots. */
+/** Somewhere connections go. Its share is as many slots as it has keys. */
 export interface Target {
   readonly to: IpPort;
-  readonly share: number;
+  /** The slots it stands for, by their identity: one endpoint, or all that the agent carries. */
+  readonly keys: readonly string[];
 }
 
 export interface Spread {
@@ -43,10 +43,17 @@ export interface Spread {
  * maps there, 0 for trees.
  */
 export function spread(name: string, port: PlannedPort, targets: readonly Target[], shards: number): Spread {
+  // Session affinity that the back end cannot learn: a hash keeps clients too, as long as endpoints stay.
+  const kept = port.affinitySeconds !== undefined && port.family === 6 && shards === 0;
+  const bySource = kept || port.balance === "source-hash" ? sourceTable(targets) : undefined;
+  const mod = bySource?.length ?? total(targets);
+  const pick: Pick = bySource
+    ? { by: "source", mod, seed: SOURCE_SEED }
+    : { by: port.balance === "random" ? "random" : "turn", mod };
+  if (shards > 0) return byMap(name, { port, pick }, bySource ?? bySlot(targets), shards);
   const chains: Chain[] = [];
-  if (port.balance === "source-hash") addBySource(chains, name, port, boundaries(targets));
-  else if (shards === 0) addByTurn(chains, name, port, targets);
-  else return byMap(name, port, targets, shards);
+  if (bySource) addByArc(chains, name, { port, pick }, arcsOf(bySource));
+  else addByTurn(chains, name, port, targets);
   return { chains };
 }
 
@@ -62,24 +69,31 @@ export function slotMapName(family: 4 | 6, shard: number): string {
   return `slots${family}-${shard}`;
 }
 
-function byMap(name: string, port: PlannedPort, targets: readonly Target[], shards: number): Spread {
-  const by = port.balance === "random" ? "random" : "turn";
+/** Each target as often as it has slots. */
+function bySlot(targets: readonly Target[]): Target[] {
+  return targets.flatMap((target) => target.keys.map(() => target));
+}
+
+function byMap(name: string, of: ByArc, table: readonly Target[], shards: number): Spread {
+  const { port, pick } = of;
   // Two numbers that stand for the Service port: stable, so that another process finds what it would write itself.
   const id = [numberFrom(name, 0x811c9dc5), numberFrom(name, 0x9747b28c)] as const;
   const set = slotMapName(port.family, id[0] % shards);
-  const elements: Element[] = [];
-  for (const { to, share } of targets) {
-    const value: Atom[] = [to.ip, to.port];
-    for (let i = 0; i < share; i++) elements.push({ key: [...id, elements.length], value });
-  }
-  const action: Action = { dnat: [...id, { by, mod: elements.length }], map: set };
+  const elements = table.map(({ to }, i): Element => ({ key: [...id, i], value: [to.ip, to.port] }));
+  const action: Action = { dnat: [...id, pick], map: set };
   return { chains: [{ name, rules: [ruleFor(port, [], action)] }], slots: { set, elements } };
 }
 
-/** FNV-1a with a final mix (of MurmurHash3), 32 bits. */
+/** FNV-1a with a final mix, 32 bits. */
 function numberFrom(text: string, seed: number): number {
   let h = seed;
   for (let i = 0; i < text.length; i++) h = Math.imul(h ^ text.charCodeAt(i), 0x01000193);
+  return mixed(h);
+}
+
+/** The finalizer of MurmurHash3: each bit of the input changes half of the output's. */
+function mixed(n: number): number {
+  let h = n;
   h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
   h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
   return (h ^ (h >>> 16)) >>> 0;
@@ -101,23 +115,49 @@ function addByTurn(chains: Chain[], name: string, port: PlannedPort, targets: re
   });
 }
 
-/** A target and the first hash value that is not its own any more. */
+/** A target and the first number that is not its own any more. */
 interface Arc {
   readonly to: IpPort;
   readonly below: number;
 }
 
-function boundaries(targets: readonly Target[]): Arc[] {
-  const all = total(targets);
-  let sum = 0;
-  return targets.map(({ to, share }) => {
-    sum += share;
-    return { to, below: Math.round(sum * SOURCE_VALUES / all) };
+/** Neighbouring numbers with one target are one arc. */
+function arcsOf(table: readonly Target[]): Arc[] {
+  const arcs: Arc[] = [];
+  table.forEach((target, i) => {
+    if (table[i + 1] !== target) arcs.push({ to: target.to, below: i + 1 });
+  });
+  return arcs;
+}
+
+/**
+ * Which target each number of a source's hash belongs to: the one with the highest score for it (rendezvous hashing),
+ * so that a target that comes or goes moves only the numbers it gets or had.
+ */
+function sourceTable(targets: readonly Target[]): Target[] {
+  const size = Math.max(128, 2 ** Math.ceil(Math.log2(total(targets) * 16)));
+  const scored = targets.flatMap((target) => target.keys.map((key) => ({ target, seed: numberFrom(key, 0x811c9dc5) })));
+  return Array.from({ length: size }, (_, number) => {
+    let best = scored[0]!;
+    let bestScore = -1;
+    for (const candidate of scored) {
+      const score = mixed(candidate.seed ^ Math.imul(number + 1, 0x9e3779b1));
+      if (score > bestScore) {
+        best = candidate;
+        bestScore = score;
+      }
+    }
+    return best.target;
   });
 }
 
-function addBySource(chains: Chain[], name: string, port: PlannedPort, arcs: readonly Arc[]): void {
-  const pick: Pick = { by: "source", mod: SOURCE_VALUES, seed: SOURCE_SEED };
+interface ByArc {
+  readonly port: PlannedPort;
+  readonly pick: Pick;
+}
+
+function addByArc(chains: Chain[], name: string, of: ByArc, arcs: readonly Arc[]): void {
+  const { port, pick } = of;
   const rules: Rule[] = [];
   chains.push({ name, rules });
   const groups = inGroups(arcs);
@@ -125,7 +165,7 @@ function addBySource(chains: Chain[], name: string, port: PlannedPort, arcs: rea
     const last = i === groups.length - 1;
     const match: Match[] = last ? [] : [{ pick, below: group.at(-1)!.below }];
     rules.push(ruleFor(port, match, group.length === 1 ? { to: group[0]!.to } : { goto: `${name}/${i}` }));
-    if (group.length > 1) addBySource(chains, `${name}/${i}`, port, group);
+    if (group.length > 1) addByArc(chains, `${name}/${i}`, of, group);
   });
 }
 
@@ -143,5 +183,5 @@ function inGroups<T>(items: readonly T[]): T[][] {
 }
 
 function total(targets: readonly Target[]): number {
-  return targets.reduce((sum, target) => sum + target.share, 0);
+  return targets.reduce((sum, target) => sum + target.keys.length, 0);
 }

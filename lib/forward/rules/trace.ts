@@ -41,7 +41,7 @@ export class Tracer {
   }
 
   trace(packet: Packet): Traced {
-    const walk = new Walk(packet, this.#options, this.#turns);
+    const walk = new Walk(packet, this.#kernel.now, { options: this.#options, turns: this.#turns });
     const fate = this.#hook(packet.via === undefined ? "output" : "prerouting", walk);
     if (fate === "reject" || fate === "drop") return { fate };
     if (!walk.target) return { fate: "none" };
@@ -57,7 +57,10 @@ export class Tracer {
     }
     chains.sort((a, b) => a.chain.hook!.priority - b.chain.hook!.priority);
     for (const { table, name, chain } of chains) {
+      const target = walk.target;
       const outcome = walk.chain(table, name, chain);
+      // Accepting ends this chain only; a rewriting ends the hook.
+      if (outcome === "accept" && walk.target === target) continue;
       if (outcome !== "continue") return outcome;
     }
     return "continue";
@@ -69,15 +72,21 @@ type Outcome = "continue" | "accept" | "reject" | "drop" | "masquerade" | "end";
 class Walk {
   target: { to: IpPort; table: string } | undefined;
   readonly #packet: Packet;
+  readonly #now: number;
   readonly #family: Family;
   readonly #options: TraceOptions;
   readonly #turns: WeakMap<Rule, number>;
 
-  constructor(packet: Packet, options: TraceOptions, turns: WeakMap<Rule, number>) {
+  constructor(
+    packet: Packet,
+    now: number,
+    of: { readonly options: TraceOptions; readonly turns: WeakMap<Rule, number> },
+  ) {
     this.#packet = packet;
+    this.#now = now;
     this.#family = familyOf(packet.to.ip);
-    this.#options = options;
-    this.#turns = turns;
+    this.#options = of.options;
+    this.#turns = of.turns;
   }
 
   chain(table: FakeTable, name: string, chain: Chain): Outcome {
@@ -100,7 +109,7 @@ class Walk {
 
   #act(table: FakeTable, name: string, rule: Rule): Outcome {
     const { action } = rule;
-    if (action === "masquerade" || action === "drop") return action;
+    if (action === "masquerade" || action === "drop" || action === "accept") return action;
     if ("reject" in action) return "reject";
     if ("jump" in action) return this.chain(table, name, table.chains.get(action.jump)!);
     if ("goto" in action) return this.#goto(table, name, action.goto);
@@ -134,16 +143,24 @@ class Walk {
   #learn(table: FakeTable, action: Extract<Action, { learn: unknown }>): Outcome {
     const key = action.learn.map((f) => this.#field(f));
     const element: Element = { key, value: action.value.map((f) => this.#field(f)) };
-    table.sets.get(action.map)!.elements.set(elementKey(key), element);
+    const set = table.sets.get(action.map)!;
+    const id = elementKey(key);
+    // The kernel renews the time of what it knows, and does not touch its value.
+    if (!this.#find(table, action.map, key)) set.elements.set(id, element);
+    set.until.set(id, this.#now + action.seconds * 1000);
     return "continue";
   }
 
   #matches(table: FakeTable, rule: Rule, match: Match): boolean {
     if ("pick" in match) return this.#pick(rule, match.pick) < match.below;
-    if ("in" in match) return this.#find(table, match.in, match.fields.map((f) => this.#field(f))) !== undefined;
+    if ("fields" in match) {
+      const found = this.#find(table, "in" in match ? match.in : match.notIn, match.fields.map((f) => this.#field(f)));
+      return (found !== undefined) === ("in" in match);
+    }
     if ("state" in match) {
       if (match.state === "dnat") return this.target !== undefined;
-      return this.#options.hostAddresses?.includes(this.#packet.to.ip) ?? false;
+      const ours = this.#options.hostAddresses ?? [];
+      return match.state === "to-host" ? ours.includes(this.#packet.to.ip) : !ours.includes(this.#packet.from.ip);
     }
     const value = this.#field(match.field);
     const wanted = "is" in match ? match.is : match.isNot;
@@ -154,7 +171,10 @@ class Walk {
 
   #find(table: FakeTable, name: string, key: readonly Atom[]): Element | undefined {
     const set = table.sets.get(name)!;
-    if (!set.spec.interval) return set.elements.get(elementKey(key));
+    if (!set.spec.interval) {
+      const id = elementKey(key);
+      return (set.until.get(id) ?? Infinity) > this.#now ? set.elements.get(id) : undefined;
+    }
     for (const element of set.elements.values()) {
       if (cidrContains(parseCidr(String(element.key[0]))!, String(key[0]))) return element;
     }

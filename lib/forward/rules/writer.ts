@@ -1,7 +1,7 @@
 /** The one interface between plans and the kernel's packet rules, whatever back end writes them. */
 import { diffRulesets, diffState } from "./diff.ts";
 import type { KernelRules, Operation, RulesState } from "./kernel.ts";
-import { AGENT_TABLE, type Ruleset, TABLE } from "./ruleset.ts";
+import { AGENT_TABLE, type Grammar, type Ruleset, TABLE } from "./ruleset.ts";
 
 export interface ApplyResult {
   /** Changes sent to the kernel; 0 when nothing had to change. */
@@ -26,8 +26,8 @@ export class RuleWriter {
   }
 
   /** What {@link compileRules} wants to know of the back end. */
-  get slotMaps(): boolean {
-    return this.#kernel.slotMaps;
+  get grammar(): Grammar {
+    return this.#kernel.grammar;
   }
 
   /**
@@ -58,6 +58,15 @@ export class RuleWriter {
     if (!this.#applied) return { operations: 0 };
     if (this.#kernel.changedByOthers?.(this.#applied.tables.map((t) => t.name)) === false) return { operations: 0 };
     return await this.#commit(diffState(await this.list(), this.#applied), this.#applied);
+  }
+
+  /**
+   * Deletes what packets taught a learned map and `stale` says is wrong by now (key and value as text). Elements that
+   * end meanwhile are no error. Throws MeshError KERNEL.
+   */
+  forget(table: string, map: string, stale: (key: string, value: string) => boolean): Promise<number> {
+    const spec = this.#applied?.tables.find((t) => t.name === table)?.sets.find((s) => s.name === map);
+    return spec ? this.#kernel.forget(table, spec, stale) : Promise.resolve(0);
   }
 
   /** Deletes our tables: all, or only the agent-bound one. A table that is absent already is no error. */

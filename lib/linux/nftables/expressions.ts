@@ -52,12 +52,12 @@ export function ct(w: ExpressionWriter, key: number, register: number): void {
   });
 }
 
-/** The type of the route to the destination address (RTN_*). */
-export function fibDestinationType(w: ExpressionWriter, register: number): void {
+/** The type of the route to one of the packet's addresses (RTN_*). */
+export function fibType(w: ExpressionWriter, of: "source" | "destination", register: number): void {
   expression(w, "fib", () => {
     w.be32(1, register);
     w.be32(2, 3);
-    w.be32(3, 2);
+    w.be32(3, of === "source" ? 1 : 2);
   });
 }
 
@@ -107,12 +107,16 @@ export function mask(w: ExpressionWriter, register: number, bits: Uint8Array): v
   });
 }
 
-/** Goes on only if the set has the key; with `into`, its value goes to that register, "verdict" executes it. */
-export function lookup(w: ExpressionWriter, set: string, key: number, into?: number | "verdict"): void {
+/**
+ * Goes on only if the set has the key; with `into`, its value goes to that register, "verdict" executes it. "absent":
+ * goes on only if the set does not have it.
+ */
+export function lookup(w: ExpressionWriter, set: string, key: number, into?: number | "verdict" | "absent"): void {
   expression(w, "lookup", () => {
     w.text(1, set);
     w.be32(2, key);
-    if (into !== undefined) w.be32(3, into === "verdict" ? REGISTER_VERDICT : into);
+    if (into === "absent") w.be32(5, 1);
+    else if (into !== undefined) w.be32(3, into === "verdict" ? REGISTER_VERDICT : into);
   });
 }
 
