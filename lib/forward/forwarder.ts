@@ -18,12 +18,13 @@ import { Picker } from "./picker.ts";
 import { PipeKit } from "./pipe.ts";
 import { emptyPlan, planForwarding } from "./plan.ts";
 import type { Plan } from "./plan_model.ts";
-import { compileRules } from "./rules/compile.ts";
+import { type AgentListeners, compileRules } from "./rules/compile.ts";
 import type { Ruleset } from "./rules/ruleset.ts";
 import type { RuleWriter } from "./rules/writer.ts";
 import { type ForwardStatus, forwardStatus } from "./status.ts";
 import { TcpForwarder } from "./tcp.ts";
 import { UdpForwarder } from "./udp.ts";
+import { type Conntrack, Upkeep } from "./upkeep.ts";
 
 /** Ports of the mesh address tried for the TCP listener, in order; below the punch range, off NodePorts. */
 export const TCP_PORTS = { first: 19001, count: 16 } as const;
@@ -53,6 +54,8 @@ export interface ForwarderDeps {
   readonly options: ForwarderOptions;
   /** Runs a task after other sockets had their turn (fairness of very fast pairs). */
   readonly defer?: (task: () => void) => void;
+  /** Ends UDP flows whose endpoint is gone; without it they end when their client pauses. */
+  readonly conntrack?: Conntrack;
 }
 
 export class Forwarder {
@@ -64,6 +67,7 @@ export class Forwarder {
   readonly #tcp: TcpForwarder;
   readonly #udp: UdpForwarder;
   readonly #incoming: Incoming;
+  readonly #upkeep: Upkeep;
   readonly #listeners: Listener[] = [];
   #facts: NodeFacts;
   #config: ForwardConfig;
@@ -102,6 +106,7 @@ export class Forwarder {
     };
     this.#tcp = new TcpForwarder({ ...shared, ...options });
     this.#udp = new UdpForwarder({ ...shared, idleMs: options.udpIdleMs });
+    this.#upkeep = new Upkeep({ rules: deps.rules, conntrack: deps.conntrack, log });
     this.#incoming = new Incoming({
       ...shared,
       meta: () => this.#meta,
@@ -167,6 +172,7 @@ export class Forwarder {
     await this.#busy;
     try {
       // Rules that point at the listeners go before the listeners do.
+      if (options.keepKernelRules) await this.#upkeep.stopping(this.#agentListeners());
       await this.#deps.rules.remove(options.keepKernelRules ? "agent" : "all");
     } catch (error) {
       this.#deps.log.warn("Rules could not be removed", { error: describe(error) });
@@ -248,17 +254,20 @@ export class Forwarder {
 
   async #apply(plan: Plan): Promise<void> {
     this.#listen();
+    const listeners = this.#agentListeners();
+    const options = { previous: this.#applied, grammar: this.#deps.rules.grammar };
+    const ruleset = compileRules(plan, listeners, options);
+    await this.#deps.rules.apply(ruleset);
+    this.#applied = ruleset;
+    await this.#upkeep.after(plan, listeners);
+    this.#udp.retire(plan);
+  }
+
+  #agentListeners(): AgentListeners {
     const find = (ip: string | undefined): IpPort | undefined => this.#listeners.find((l) => l.local.ip === ip)?.local;
     const tcp4 = find(this.#facts.mesh4);
     const tcp6 = find(this.#facts.mesh6);
-    const ruleset = compileRules(plan, {
-      ...(tcp4 ? { tcp4 } : {}),
-      ...(tcp6 ? { tcp6 } : {}),
-      udp: this.#udp.addresses,
-    }, { previous: this.#applied, grammar: this.#deps.rules.grammar });
-    await this.#deps.rules.apply(ruleset);
-    this.#applied = ruleset;
-    this.#udp.retire(plan);
+    return { ...(tcp4 ? { tcp4 } : {}), ...(tcp6 ? { tcp6 } : {}), udp: this.#udp.addresses };
   }
 
   /** A listener per mesh address, before any rule points at it. */

@@ -14,6 +14,7 @@ import { FakeKernel } from "./rules/fake.ts";
 import { AGENT_TABLE, TABLE } from "./rules/ruleset.ts";
 import { Tracer } from "./rules/trace.ts";
 import { RuleWriter } from "./rules/writer.ts";
+import type { TrackedFlow } from "./upkeep.ts";
 
 const MESH = "169.254.96.16";
 const LISTENER: IpPort = { ip: MESH, port: 19001 };
@@ -41,6 +42,8 @@ class Bench {
   readonly tunnel = new MemoryTunnel(this.loop.scheduler);
   readonly sink = memorySink("debug");
   readonly forwarder: Forwarder;
+  /** UDP flows that connection tracking holds; stale ones are removed. */
+  flows: TrackedFlow[] = [];
 
   constructor(options: Partial<ForwarderOptions> = {}) {
     this.forwarder = new Forwarder({
@@ -51,8 +54,17 @@ class Bench {
       rules: new RuleWriter(this.kernel),
       facts,
       config: DEFAULT_FORWARD_CONFIG,
+      conntrack: { forgetUdp: (scope, stale) => this.#forget(scope, stale) },
       options: { connectTimeoutMs: 1000, udpIdleMs: 30_000, maxConnections: 100, accessLog: true, ...options },
     });
+  }
+
+  #forget(scope: { readonly ip?: string; readonly port?: number }, stale: (flow: TrackedFlow) => boolean): number {
+    const before = this.flows.length;
+    const inScope = (f: TrackedFlow) =>
+      (scope.ip === undefined || scope.ip === f.to.ip) && (scope.port === undefined || scope.port === f.to.port);
+    this.flows = this.flows.filter((f) => !inScope(f) || !stale(f));
+    return before - this.flows.length;
   }
 
   async serve(literals: Literals): Promise<void> {
@@ -352,6 +364,47 @@ Deno.test("forwarder: the UDP listener comes before its rule and goes after it",
   await bench.serve(dns([here(5)]));
   assert.equal(udpListener(bench), undefined);
   assert.equal(bench.kernel.tables.get(AGENT_TABLE)!.sets.get("single4")!.elements.size, 0);
+});
+
+Deno.test("forwarder: tracked UDP flows to a target that is no longer right are ended, others are not", async () => {
+  await using bench = new Bench();
+  const from = { ip: "10.1.0.9", port: 999 };
+  const vip = { ip: "10.96.0.53", port: 53 };
+  const other = { from, to: { ip: "203.0.113.1", port: 53 }, target: { ip: "203.0.113.1", port: 53 } };
+  const flow = (n: number) => ({ from, to: vip, target: { ip: `10.1.0.${n}`, port: 5353 } });
+  // Left by an earlier run: one that is still right, one to an endpoint that is gone, one that nobody rewrote.
+  bench.flows = [flow(5), flow(99), { from, to: vip, target: vip }, other];
+  await bench.serve(dns([here(5), here(6)]));
+  assert.deepEqual(bench.flows, [flow(5), other]);
+  bench.flows = [flow(5), flow(6), other];
+  await bench.serve(dns([here(6)]));
+  assert.deepEqual(bench.flows, [flow(6), other]);
+  await bench.serve(dns([away(3)]));
+  assert.deepEqual(bench.flows, [other]);
+  bench.flows = [{ from, to: vip, target: udpListener(bench).local }, other];
+  await bench.serve(dns([away(3), away(4)]));
+  assert.equal(bench.flows.length, 2);
+  await bench.serve({});
+  assert.deepEqual(bench.flows, [other]);
+});
+
+Deno.test("forwarder: clients remembered in the kernel are forgotten with their endpoint and with the agent", async () => {
+  const bench = new Bench();
+  const sticky = (endpoints: readonly EndpointLiteral[]) => web(endpoints, { affinitySeconds: 100 });
+  await bench.serve(sticky([here(5), away(3)]));
+  const tracer = new Tracer(bench.kernel);
+  const visit = (ip: string) => {
+    const traced = tracer.trace({ protocol: "tcp", from: { ip, port: 1 }, to: VIP, via: "pod0" });
+    return traced.fate === "forwarded" ? traced.to.ip : traced.fate;
+  };
+  const first = [visit("10.1.0.8"), visit("10.1.0.9")];
+  assert.deepEqual([...first].sort(), ["10.1.0.5", MESH]);
+  await bench.serve(sticky([here(6), away(3)]));
+  // Who was at the removed endpoint moves, who was at the agent stays.
+  assert.notEqual(visit(first[0] === MESH ? "10.1.0.9" : "10.1.0.8"), "10.1.0.5");
+  assert.equal(visit(first[0] === MESH ? "10.1.0.8" : "10.1.0.9"), MESH);
+  await bench.forwarder.close({ keepKernelRules: true });
+  assert.deepEqual([visit("10.1.0.8"), visit("10.1.0.9")], ["10.1.0.6", "10.1.0.6"]);
 });
 
 Deno.test("forwarder: UDP from another node gets a socket of its own and only the endpoint's answers", async () => {

@@ -66,6 +66,15 @@ export function compileRules(plan: Plan, listeners: AgentListeners, options: Com
   return { shards, tables: staticTables(plan.facts, shards, previous?.tables), fragments };
 }
 
+/** Every target that the rules may send a frontend's connections to. */
+export function targetsOf(port: PlannedPort, frontend: Frontend, listeners: AgentListeners): readonly IpPort[] {
+  const verdict = frontend.kind === "cluster-ip" ? port.internal : port.external;
+  if (verdict.verdict !== "forward") return [];
+  const kernel = verdict.slots.filter((slot) => slot.way === "kernel").map((slot) => slot.endpoint);
+  const listener = listenerOf(port, listeners);
+  return listener && kernel.length < verdict.slots.length ? [...kernel, listener] : kernel;
+}
+
 function portsToSpread(plan: Plan): number {
   let count = 0;
   for (const service of plan.services.values()) {
