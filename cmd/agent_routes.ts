@@ -110,7 +110,7 @@ function agentStatus(agent: RunningAgent): AgentStatus {
       nodes: snapshot.count("node"),
       refused: [...[...guard.book.all()].map(problemText), ...(forward?.notes ?? [])],
     },
-    peers: tunnel.peers.map(peerStatus),
+    peers: tunnel.peers.map((peer) => peerStatus(peer, tunnel.why.get(peer.node))),
     services: forward?.services ?? [],
   };
 }
@@ -126,7 +126,9 @@ function serverLink(s: TunnelServer): ServerLinkStatus {
   };
 }
 
-function peerStatus(p: TunnelPeer): PeerStatus {
+function peerStatus(p: TunnelPeer, why: string | undefined): PeerStatus {
+  const detail = (p.state === "up" ? why : [p.lastError, why].filter((text) => text !== undefined).join("; ")) ||
+    undefined;
   return {
     node: p.node,
     path: p.path ?? "none",
@@ -134,7 +136,7 @@ function peerStatus(p: TunnelPeer): PeerStatus {
     streams: p.streams + p.flows,
     bytesIn: p.bytesReceived,
     bytesOut: p.bytesSent,
-    ...(p.lastError === undefined ? {} : { detail: p.lastError }),
+    ...(detail === undefined ? {} : { detail }),
     events: p.events.map((e) => ({
       at: new Date(e.at).toISOString(),
       kind: e.kind,

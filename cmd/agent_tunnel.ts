@@ -5,7 +5,7 @@ import { describe } from "../lib/errors.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import type { Logger } from "../lib/log.ts";
 import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
-import { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
+import { type AgentPathsOptions, AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import type { ControlClient } from "../lib/tunnel/control/client.ts";
 import type { SessionEvents } from "../lib/tunnel/session_types.ts";
 import { VERSION } from "../lib/version.ts";
@@ -18,6 +18,8 @@ export interface TunnelParts {
   readonly source: ServerSource;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
+  /** What this host has for direct paths; undefined when they are off. */
+  readonly paths: AgentPathsOptions | undefined;
   /** A server came or went; so many are connected now. */
   onServers(connected: number): void;
 }
@@ -59,6 +61,7 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
     random: () => Math.random(),
     onStream: parts.onStream,
     onFlow: parts.onFlow,
+    ...(parts.paths ? { paths: parts.paths } : {}),
     events: {
       onUp(server) {
         links.set(server, {

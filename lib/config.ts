@@ -92,7 +92,9 @@ export const AgentConfig = z.strictObject({
   }).prefault({}),
   tunnel: z.strictObject({
     enabled: z.boolean().default(true).describe("Connect to the servers and to other agents"),
-    listen: z.union([listenAddress, z.literal("off")]).default("0.0.0.0:20006").describe("Listener for other agents"),
+    listen: z.union([listenAddress, z.literal("off")]).default("[::]:20006").describe(
+      "Listener for other agents; [::] is all addresses of both families",
+    ),
     mode: z.enum(["lazy", "eager", "off"]).default("lazy").describe(
       "When to look for direct paths: on the first connection, at once, never",
     ),
@@ -100,6 +102,9 @@ export const AgentConfig = z.strictObject({
     punchPorts: z.tuple([port, port]).default([20100, 29999]).describe("Local ports for hole punching"),
     advertise: z.array(z.string()).default([]).describe(
       "address:port under which others reach the listener (port forwarding)",
+    ),
+    directNetworks: z.array(cidr).default([]).describe(
+      "Networks beyond this host's own in which any address that a peer names is dialled",
     ),
     offlineGraceDays: z.int().min(0).max(3650).default(30).describe(
       "How long peers with an expired certificate are still trusted",
@@ -110,8 +115,8 @@ export const AgentConfig = z.strictObject({
 export const ServerConfig = z.strictObject({
   name: nodeName.default("server").describe("Name of this server in certificates and status"),
   listen: listenAddress.default("0.0.0.0:443").describe("Control connections, join and relay"),
-  observeListen: z.union([listenAddress, z.literal("off")]).default("0.0.0.0:3478").describe(
-    "Second port that tells agents their public address",
+  observeListen: z.union([listenAddress, z.literal("off")]).default("[::]:3478").describe(
+    "Second port that tells agents their public address; [::] is all addresses of both families",
   ),
   url: serverUrl.optional().describe(
     "Address that agents use, printed in join commands; default: wss:// and this host's first address",

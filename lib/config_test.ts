@@ -9,7 +9,7 @@ Deno.test("loadConfig without any source gives the defaults of both roles", () =
   const agent = loadConfig("agent", none).config;
   assert.equal(agent.mesh.address, "169.254.96.16");
   assert.equal(agent.dns.zone, "cluster.local");
-  assert.equal(agent.tunnel.listen, "0.0.0.0:20006");
+  assert.equal(agent.tunnel.listen, "[::]:20006");
   const server = loadConfig("server", none).config;
   assert.equal(server.listen, "0.0.0.0:443");
   assert.ok(server.serviceCIDRs.length > 0);

@@ -12,12 +12,16 @@ import type { ControlClient } from "./control/client.ts";
 import { Servers, type ServersEvents, type ServersOptions, type ServerStatus } from "./control/servers.ts";
 import type { ChannelDuplex } from "./legs/channel_duplex.ts";
 import { RelayPath } from "./legs/relay_path.ts";
+import { PATHS_FEATURE } from "./control/path_message.ts";
 import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
+import { Paths, type PathsOptions } from "./path/paths.ts";
 import type { SessionEvents } from "./session_types.ts";
 
 /** How long peers may take to hear that we stop. */
 const GOODBYE_MS = 500;
 const GOODBYE_STEP_MS = 10;
+/** Between two sessions that are made before anybody asked. */
+const GREET_MS = 50;
 
 export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log"> {
   readonly log: Logger;
@@ -30,9 +34,25 @@ export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log
   /** What the servers say, the relay's part aside. */
   readonly events?: Omit<ServersEvents, "onChannel" | "onChange">;
   readonly manager?: Pick<TunnelManagerOptions, "establishMs" | "idleMs">;
+  /** Direct paths; without it everything goes through the servers. */
+  readonly paths?: AgentPathsOptions;
+}
+
+/** What this host has for direct paths. */
+export interface AgentPathsOptions extends
+  Omit<
+    PathsOptions,
+    "node" | "clock" | "log" | "random" | "relay" | "engine" | "servers" | "onCarrier" | "onNote"
+  > {
+  /** Make a session with every node that is online at once, and keep it. */
+  readonly eager: boolean;
 }
 
 export interface AgentTunnelStatus extends TunnelStatus {
+  /** What is known about the way to each peer, beside its state: why it is not direct. */
+  readonly why: ReadonlyMap<string, string>;
+  /** Undefined when direct paths are off. */
+  readonly paths: ReturnType<Paths["status"]> | undefined;
   readonly engine: CarrierEngine<ChannelDuplex>["name"];
   readonly servers: readonly ServerStatus[];
   /** Where the first connected server sees us. */
@@ -42,23 +62,37 @@ export interface AgentTunnelStatus extends TunnelStatus {
 export class AgentTunnel {
   readonly manager: TunnelManager;
   readonly servers: Servers;
-  readonly #engine: CarrierEngine<ChannelDuplex>;
+  /** Undefined when direct paths are off. */
+  readonly paths: Paths | undefined;
+  readonly #engine: PortableEngine;
   readonly #clock: Clock;
+  readonly #node: string;
+  readonly #ending = new AbortController();
 
   constructor(options: AgentTunnelOptions) {
-    const { clock, log, credentials, random, node, events } = options;
+    const { clock, log, credentials, random, node, events, paths } = options;
     this.#clock = clock;
+    this.#node = node;
     this.#engine = new PortableEngine({ clock, credentials, verify: options.verifyNode });
-    this.servers = new Servers({ ...options, log: log.child("control"), verify: options.verifyServer }, {
+    const control = {
+      ...options,
+      log: log.child("control"),
+      verify: options.verifyServer,
+      features: paths ? [PATHS_FEATURE] : [],
+    };
+    this.servers = new Servers(control, {
       ...events,
       onPeers: (server, online, offline) => {
         this.manager.reachable(online);
+        if (paths?.eager) void this.#greet(online);
         events?.onPeers?.(server, online, offline);
       },
       onUp: (server, welcome) => {
+        this.paths?.serverUp(server);
         this.manager.retryNow();
         events?.onUp?.(server, welcome);
       },
+      onPath: (server, message) => this.paths?.message(server, message),
       onChannel: (leg) => relay.accept(leg),
       onChange: () => relay.serversChanged(),
     });
@@ -68,26 +102,49 @@ export class AgentTunnel {
       log: log.child("relay"),
       onCarrier: (carrier) => this.manager.accept(carrier),
     });
+    this.paths = paths && new Paths({
+      ...paths,
+      node,
+      clock,
+      log,
+      random,
+      relay,
+      engine: this.#engine,
+      servers: (peer) => this.servers.candidates(peer ?? ""),
+      onCarrier: (carrier) => this.manager.accept(carrier),
+      onNote: (peer, path, text) => this.manager.note(peer, path, text),
+    });
     this.manager = new TunnelManager({
       node,
       clock,
       log: log.child("tunnel"),
-      paths: relay,
+      paths: this.paths ?? relay,
       random,
       onStream: options.onStream,
       onFlow: options.onFlow,
+      ...(paths?.eager ? { idleMs: Infinity } : {}),
       ...options.manager,
     });
   }
 
   /** Connects to the servers. */
   start(): void {
+    this.paths?.start();
     this.servers.start();
+  }
+
+  /** Addresses or routes of this host changed: ways that failed may work, and ways that worked may not. */
+  networkChanged(): void {
+    this.servers.retryNow();
+    this.paths?.networkChanged();
+    this.manager.retryNow();
   }
 
   /** Ends sessions, lets peers hear of it, and ends the connections. Takes {@link GOODBYE_MS} at most. */
   async close(): Promise<void> {
+    this.#ending.abort();
     this.manager.close("SHUTDOWN");
+    this.paths?.close();
     // The goodbyes go through TLS and a channel: the connections below must outlive them.
     for (let waited = 0; waited < GOODBYE_MS && this.servers.channels > 0; waited += GOODBYE_STEP_MS) {
       await sleep(this.#clock, GOODBYE_STEP_MS);
@@ -97,11 +154,30 @@ export class AgentTunnel {
 
   status(): AgentTunnelStatus {
     const up = this.servers.clients.map((client: ControlClient) => client.state).find((state) => state.phase === "up");
+    const tunnel = this.manager.status();
+    const why = new Map<string, string>();
+    for (const { node } of tunnel.peers) {
+      const text = this.paths?.explain(node);
+      if (text !== undefined) why.set(node, text);
+    }
     return {
-      ...this.manager.status(),
+      ...tunnel,
+      why,
+      paths: this.paths?.status(),
       engine: this.#engine.name,
       servers: this.servers.status(),
       observed: up?.phase === "up" ? up.welcome.observed : undefined,
     };
+  }
+
+  /** Makes sessions with nodes that came online, one after the other so that a start is no storm. */
+  async #greet(nodes: readonly string[]): Promise<void> {
+    const { signal } = this.#ending;
+    // Each greets those whose name sorts after its own: a session per pair is made once.
+    for (const node of nodes.filter((node) => node > this.#node)) {
+      await sleep(this.#clock, GREET_MS, signal).catch(() => {});
+      if (signal.aborted) return;
+      this.manager.ping(node).catch(() => {});
+    }
   }
 }

@@ -93,6 +93,11 @@ export class TunnelManager implements Dialer, DatagramDialer {
     return await this.#peer(node).ping();
   }
 
+  /** Something worth remembering in a peer's ring of path events. */
+  note(node: string, path: PathKind, text: string): void {
+    this.#peers.get(node)?.note(path, text);
+  }
+
   /** Nodes that can be reached again, as a server says: searches that wait for one go on at once. */
   reachable(nodes: readonly string[]): void {
     for (const node of nodes) this.#peers.get(node)?.hint();

@@ -15,6 +15,7 @@ import type { CancelTimer, MonoMs } from "../clock.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
 import { deadFlow, deadStream } from "./dead.ts";
+import { RANK } from "./path/candidates.ts";
 import type { PathAttempt } from "./legs/path_agent.ts";
 import { PathEvents } from "./path_events.ts";
 import type { PeerOptions, PeerSession, PeerStateKind, PeerStatus } from "./peer_types.ts";
@@ -29,6 +30,8 @@ const FAILURE_MS = 1_000;
 /** First wait between searches of a session that lost its way; doubles up to {@link RETRY_MAX_MS}. */
 const RETRY_MS = 100;
 const RETRY_MAX_MS = 10_000;
+/** A worse carrier that comes this soon after a better one began its way before it. */
+const RACE_MS = 2_000;
 /** Head start of the initiator after a loss. */
 const ACCEPTOR_DELAY_MS = 300;
 
@@ -143,11 +146,20 @@ export class Peer {
       this.close("PEER_GONE");
     }
     const state = this.#state;
+    // Carriers of one race cross: the relay's may be finished after a better one is in use.
+    if (state.kind === "up" && RANK[carrier.path] < RANK[state.carrier.path] && this.#age < RACE_MS) {
+      return carrier.close("SHUTDOWN");
+    }
     const session = state.kind === "idle" ? this.#begin() : state.session;
     this.#identity!.keyHash = keyHash;
     this.#events.add("note", { path: carrier.path, text: "carrier ready" });
     this.#hopeful = true;
     session.attach(carrier);
+  }
+
+  /** Something worth remembering in the ring of path events. */
+  note(path: PathKind, text: string): void {
+    this.#events.add("note", { path, text });
   }
 
   /** The peer or a server came back: no reason to wait on. */
@@ -185,7 +197,7 @@ export class Peer {
       node: this.node,
       state: state.kind,
       path: state.kind === "up" ? state.carrier.path : undefined,
-      sinceMs: this.#options.clock.now() - this.#since,
+      sinceMs: this.#age,
       keyHash: this.identity?.keyHash,
       rttMs: stats?.rttMs,
       streams: stats?.streams ?? 0,
@@ -371,6 +383,12 @@ export class Peer {
     this.#state = state;
     this.#since = this.#options.clock.now();
     this.#idleSince = undefined;
+    this.#options.paths.onState?.(this.node, state.kind, state.kind === "up" ? state.carrier.path : undefined);
+  }
+
+  /** Milliseconds in this state. */
+  get #age(): number {
+    return this.#options.clock.now() - this.#since;
   }
 }
 

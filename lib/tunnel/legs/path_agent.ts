@@ -1,9 +1,7 @@
-/**
- * Where the manager gets carriers from. Today the relay is the only way; LAN and punched connections come as further
- * implementations, and a race of all of them as one more.
- */
+/** Where the manager gets carriers from: the relay (relay_path.ts), or all ways in a race (path/paths.ts). */
 import type { MeshError } from "../../errors.ts";
 import type { Carrier, PathKind } from "../carrier.ts";
+import type { PeerStateKind } from "../peer_types.ts";
 
 export interface PathSink {
   /** A way is open: may come several times, better ways later. The manager owns the carrier from now on. */
@@ -22,4 +20,9 @@ export interface PathAttempt {
 export interface PathAgent {
   /** Starts making carriers to a node. The sink is never called from inside this call. */
   connect(peer: string, sink: PathSink): PathAttempt;
+  /**
+   * The session with a peer has entered a state, on this path if it is up: what looks for better paths goes by it. Must
+   * not call back from inside.
+   */
+  onState?(peer: string, state: PeerStateKind, path: PathKind | undefined): void;
 }

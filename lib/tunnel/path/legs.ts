@@ -3,6 +3,7 @@
  * knock, handed over as a leg.
  */
 import type { Duplex } from "node:stream";
+import { hostPort } from "../../addr.ts";
 import { MeshError, type ReasonCode } from "../../errors.ts";
 import {
   type DialOptions,
@@ -37,22 +38,38 @@ export interface LegDial extends DialOptions {
 /** Connects, knocks and hands over the connection. `done` is never called from inside this call. */
 export function dialLeg(sockets: PathSockets, dial: LegDial, done: LegDone): Cancel {
   const { to, node, key, ...options } = dial;
-  const fail = (code: ReasonCode) => done(new MeshError(code, `Cannot connect to ${to.ip} port ${to.port}: ${code}`));
   const stream = sockets.loop.dialTcp(to, {
-    onOpen: () => {
-      const knock = makeKnock(key, node);
-      // The buffer of a fresh socket takes it whole.
-      if (stream.write(knock, 0, KNOCK_BYTES) < KNOCK_BYTES) {
-        stream.reset("PEER_GONE");
-        return fail("PEER_GONE");
-      }
-      handOver(sockets, stream, done);
-    },
+    onOpen: () => takeLeg(sockets, stream, { node, key }, done),
     onReadable() {},
     onWritable() {},
-    onClose: (reason) => fail(reason ?? "PEER_GONE"),
+    onClose: (reason = "PEER_GONE") => done(new MeshError(reason, `Cannot connect to ${hostPort(to)}: ${reason}`)),
   }, options);
   return () => stream.reset("SHUTDOWN");
+}
+
+/** Knocks on an open connection and hands it over, from inside this call; a failure is told later. */
+export function takeLeg(
+  sockets: PathSockets,
+  stream: MeshStream,
+  knockFor: { readonly node: string; readonly key: Uint8Array },
+  done: LegDone,
+): Cancel {
+  const knock = makeKnock(knockFor.key, knockFor.node);
+  // The buffer of a fresh socket takes it whole.
+  if (stream.write(knock, 0, KNOCK_BYTES) === KNOCK_BYTES) handOver(sockets, stream, done);
+  else {
+    stream.reset("PEER_GONE");
+    queueMicrotask(() => done(new MeshError("PEER_GONE", "The connection ended at once")));
+  }
+  return () => stream.reset("SHUTDOWN");
+}
+
+/** Ends a leg with RST where it can: a FIN would hold its ports for a later attempt. */
+export function abortLeg(leg: Duplex): void {
+  const reset = (leg as { resetAndDestroy?: () => void }).resetAndDestroy;
+  leg.on("error", () => {});
+  if (reset && !leg.destroyed) reset.call(leg);
+  else leg.destroy();
 }
 
 export interface LegAccept {
@@ -97,7 +114,7 @@ function handOver(sockets: PathSockets, stream: MeshStream, done: LegDone): void
     leg = sockets.leg(stream);
   } catch (cause) {
     stream.reset("PEER_GONE");
-    return done(new MeshError("PEER_GONE", "The connection ended at once", { cause }));
+    return queueMicrotask(() => done(new MeshError("PEER_GONE", "The connection ended at once", { cause })));
   }
   done(leg);
 }

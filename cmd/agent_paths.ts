@@ -1,0 +1,69 @@
+/** What this host has for direct paths: its addresses, its sockets and its configuration. */
+import { createHash } from "node:crypto";
+import { type Cidr, parseCidr, parseHostPort } from "../lib/addr.ts";
+import type { AgentConfig } from "../lib/config.ts";
+import { MeshError } from "../lib/errors.ts";
+import type { AgentIdentity } from "../lib/identity/agent.ts";
+import { type LanAddress, lanAddresses } from "../lib/linux/lan.ts";
+import { Links } from "../lib/linux/links.ts";
+import type { EpollLoop } from "../lib/linux/loop.ts";
+import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
+import type { AgentPathsOptions } from "../lib/tunnel/agent_tunnel.ts";
+import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
+
+export interface AgentPathsParts {
+  readonly config: AgentConfig;
+  readonly identity: AgentIdentity;
+  readonly loop: EpollLoop;
+  /** Virtual networks of the mesh: nothing in them is an address of a host. */
+  virtual(): readonly Cidr[];
+}
+
+export interface AgentPaths {
+  readonly options: AgentPathsOptions;
+  /** Reads this host's addresses and default routes anew; whether they have changed. */
+  refresh(): boolean;
+}
+
+/** What direct paths need; undefined when they are switched off. Throws CONFIG_INVALID. */
+export function agentPaths(parts: AgentPathsParts): AgentPaths | undefined {
+  const { config, identity, loop } = parts;
+  const { mode, listen, advertise, directNetworks, punchPorts } = config.tunnel;
+  if (mode === "off") return undefined;
+  let { host, text } = readHost(parts);
+  const options: AgentPathsOptions = {
+    eager: mode === "eager",
+    sockets: { loop, leg: (stream) => legOfFd(loop.takeFd(stream)) },
+    keys: () => identity.anchors.map((anchor) => createHash("sha256").update(anchor.spki).digest()),
+    host: () => host,
+    listen: listen === "off" ? undefined : parseHostPort(listen)!,
+    advertise: advertise.map((text) => {
+      const at = parseHostPort(text);
+      if (at && at.port > 0) return at;
+      throw new MeshError("CONFIG_INVALID", `tunnel.advertise holds ${text}, which is not address:port`);
+    }),
+    allowed: directNetworks.map((text) => parseCidr(text)!),
+    punchPorts,
+  };
+  return {
+    options,
+    refresh() {
+      const before = text;
+      ({ host, text } = readHost(parts));
+      return text !== before;
+    },
+  };
+}
+
+/** Pods come and go all day; what counts for paths is where this host is, and which way leads out. */
+function readHost({ virtual }: AgentPathsParts): { readonly host: readonly LanAddress[]; readonly text: string } {
+  const links = new Links();
+  try {
+    const host = lanAddresses(links.list(), links.addresses(), virtual());
+    const ways = links.routes().filter((route) => route.to.bits === 0 && route.table === RT_TABLE_MAIN);
+    const text = JSON.stringify([host, ways.map((way) => [way.index, way.gateway, way.source])]);
+    return { host, text };
+  } finally {
+    links.close();
+  }
+}

@@ -1,0 +1,298 @@
+/**
+ * All ways to other agents as one: the relay at once, and beside it the search for something better (pursuit.ts). The
+ * tunnel's {@link PathAgent}. Talks to the servers about addresses, runs the listener, and tells `status` why a peer has
+ * no direct path.
+ */
+import type { Duplex } from "node:stream";
+import { type Cidr, familyOf, isPrivate } from "../../addr.ts";
+import type { Clock } from "../../clock.ts";
+import { describe, MeshError } from "../../errors.ts";
+import type { Logger } from "../../log.ts";
+import type { IpPort } from "../../net.ts";
+import type { Carrier, PathKind } from "../carrier.ts";
+import type { CarrierEngine } from "../carriers/engine.ts";
+import type { ControlClient } from "../control/client.ts";
+import { MAX_ADDRESSES, type PathMessage } from "../control/path_message.ts";
+import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
+import type { PeerStateKind } from "../peer_types.ts";
+import { type Dialable, type DialRules, type HostAddress, judge, ownCandidates, pathFrom, RANK } from "./candidates.ts";
+import { abortLeg, type Cancel, dialLeg, type PathSockets } from "./legs.ts";
+import { AgentListener, type ListenerStats } from "./listener.ts";
+import { Puncher, type PunchServer } from "./puncher.ts";
+import { Pursuit } from "./pursuit.ts";
+import { ask } from "./punch_sockets.ts";
+import { Race } from "./race.ts";
+
+/** Peers searched for at once; beyond, the relay must do. */
+const MAX_PURSUITS = 1024;
+/** A search that a peer asked for ends when no session follows. */
+const UNUSED_MS = 30_000;
+/** Deadlines of a connection: a host on the LAN answers in milliseconds, a far one in two round trips. */
+/** IPv6 addresses shown to the server; a host has one stable and a few temporary ones. */
+const MAX_SHOWN = 2;
+const SHOW_MS = 5_000;
+const DIAL_MS = { lan: 1_500, direct: 4_000 } as const;
+
+export interface PathsOptions {
+  /** Our own node name. */
+  readonly node: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+  random(): number;
+  readonly relay: PathAgent;
+  readonly engine: CarrierEngine<Duplex>;
+  readonly sockets: PathSockets;
+  /** Keys of the mesh for the knock (SHA-256 of each authority's public key), the one in use first. */
+  keys(): readonly Uint8Array[];
+  /** This host's addresses on links that lead to other machines. */
+  host(): readonly HostAddress[];
+  /** Where the listener is; undefined: none. */
+  readonly listen: IpPort | undefined;
+  /** Told to peers beside our own addresses. */
+  readonly advertise: readonly IpPort[];
+  /** Networks in which any address of a peer may be dialled. */
+  readonly allowed: readonly Cidr[];
+  /** First and last local port for hole punching. */
+  readonly punchPorts: readonly [number, number];
+  /** Connected servers that help, best first for a peer. */
+  servers(peer?: string): readonly Pick<ControlClient, "sendPath" | "state">[];
+  /** A carrier to a peer that nobody is waiting for. */
+  onCarrier(carrier: Carrier): void;
+  /** For the peer's ring of path events. */
+  onNote(peer: string, path: PathKind, text: string): void;
+}
+
+interface Known {
+  readonly pursuit: Pursuit;
+  race: Race | undefined;
+  state: PeerStateKind;
+  cancelUnused: (() => void) | undefined;
+}
+
+export class Paths implements PathAgent {
+  readonly #options: PathsOptions;
+  readonly #listener: AgentListener;
+  readonly #puncher: Puncher;
+  readonly #peers = new Map<string, Known>();
+
+  constructor(options: PathsOptions) {
+    this.#options = options;
+    const { sockets, engine, clock, log, node, keys, host, onCarrier } = options;
+    this.#listener = new AgentListener({
+      sockets,
+      engine,
+      clock,
+      log: log.child("listener"),
+      node,
+      keys,
+      pathFrom: (ip) => pathFrom(ip, host()),
+      onCarrier,
+    });
+    this.#puncher = new Puncher({
+      node,
+      clock,
+      random: options.random,
+      engine,
+      sockets,
+      ports: options.punchPorts,
+      keys,
+      // The server vouches for what it saw; what is private still means nothing outside of our own networks.
+      allowed: (target) => "path" in judge(target, this.#rules([target.ip])),
+      wanted: (peer) => (this.#peers.get(peer)?.pursuit.rank ?? RANK.direct) < RANK.direct,
+      onResult: (peer, result) => {
+        const known = this.#peers.get(peer);
+        if (known) known.pursuit.punched(result);
+        else if (result.kind === "carrier") result.carrier.close("SHUTDOWN");
+      },
+    });
+  }
+
+  /** Opens the listener. A port that cannot be had is logged: everything else works without. */
+  start(): void {
+    const { listen, log } = this.#options;
+    if (listen === undefined) return;
+    try {
+      this.#listener.listen(listen);
+    } catch (error) {
+      log.warn("other agents cannot connect here", { error: describe(error) });
+    }
+  }
+
+  close(): void {
+    for (const peer of [...this.#peers.keys()]) this.#forget(peer);
+    this.#puncher.close();
+    this.#listener.close();
+  }
+
+  // ── the tunnel's questions ──
+
+  connect(peer: string, sink: PathSink): PathAttempt {
+    const known = this.#pursue(peer);
+    if (!known) return this.#options.relay.connect(peer, sink);
+    const race = new Race(this.#options.relay, known.pursuit, { peer, sink });
+    known.race = race;
+    known.pursuit.want();
+    race.start();
+    return race;
+  }
+
+  onState(peer: string, state: PeerStateKind, path: PathKind | undefined): void {
+    if (state === "idle") return this.#forget(peer);
+    const known = this.#pursue(peer);
+    if (!known) return;
+    known.state = state;
+    known.cancelUnused?.();
+    known.pursuit.use(path);
+    // A session that the peer began: nobody called connect here.
+    if (state === "up" && path === "relay" && known.pursuit.report.nextAt === undefined) known.pursuit.want();
+  }
+
+  /** Why a peer has no direct path; undefined when it has one or nobody looks. */
+  explain(peer: string): string | undefined {
+    const pursuit = this.#peers.get(peer)?.pursuit;
+    if (!pursuit || pursuit.rank > 0) return undefined;
+    return pursuit.report.text(peer, pursuit.trying, this.#options.clock);
+  }
+
+  /** Port, visitors and refusals of the listener. */
+  status(): { readonly port: number; readonly listener: ListenerStats } {
+    return { port: this.#listener.port, listener: this.#listener.stats() };
+  }
+
+  // ── news ──
+
+  /** A server is connected: it learns where we are. */
+  serverUp(server: Pick<ControlClient, "sendPath">): void {
+    const { host, advertise } = this.#options;
+    const { port, families } = this.#listener;
+    const addresses = ownCandidates(host(), port === 0 ? undefined : { port, families }, {
+      advertise,
+      max: MAX_ADDRESSES,
+    });
+    server.sendPath({ type: "candidates", addresses });
+  }
+
+  /** Our addresses or routes changed. */
+  networkChanged(): void {
+    for (const server of this.#options.servers()) this.serverUp(server);
+    for (const { pursuit } of this.#peers.values()) pursuit.retryNow();
+  }
+
+  /** What a server says about paths. */
+  message(server: PunchServer, m: PathMessage): void {
+    switch (m.type) {
+      case "addresses":
+        return this.#pursue(m.peer)?.pursuit.learned("server", m);
+      case "unmet":
+        return this.#peers.get(m.peer)?.pursuit.unmet(`the server says: ${m.message}`);
+      case "punch":
+        // The peer may have asked for it: then the search here begins with this.
+        if (m.step === "prepare") this.#pursue(m.peer);
+        return this.#puncher.message(server, m);
+      case "observe":
+        return this.#showAddresses(server, m);
+      case "candidates":
+      case "meet":
+        throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
+    }
+  }
+
+  // ── inside ──
+
+  #pursue(peer: string): Known | undefined {
+    const existing = this.#peers.get(peer);
+    if (existing) return existing;
+    if (this.#peers.size >= MAX_PURSUITS || peer === this.#options.node) return undefined;
+    const { clock, random, node } = this.#options;
+    const known: Known = {
+      pursuit: new Pursuit({
+        clock,
+        random,
+        acceptor: node > peer,
+        meet: (punch) => this.#servers(peer).some((server) => server.sendPath({ type: "meet", peer, punch })),
+        discover: () => false,
+        rules: (observed) => this.#rules(observed),
+        dial: (target, done) => this.#dial(peer, target, done),
+        deliver: (carrier) => known.race?.waiting ? known.race.deliver(carrier) : this.#options.onCarrier(carrier),
+        note: (path, text) => this.#options.onNote(peer, path, text),
+        onRest: () => known.race?.rested(),
+      }),
+      race: undefined,
+      state: "idle",
+      cancelUnused: clock.timer(UNUSED_MS, () => known.state === "idle" && !known.race?.waiting && this.#forget(peer)),
+    };
+    this.#peers.set(peer, known);
+    return known;
+  }
+
+  #forget(peer: string): void {
+    const known = this.#peers.get(peer);
+    if (!known) return;
+    this.#peers.delete(peer);
+    known.cancelUnused?.();
+    known.pursuit.stop();
+    this.#puncher.forget(peer);
+  }
+
+  #rules(observed: readonly string[]): DialRules {
+    const { host, allowed } = this.#options;
+    return { host: host(), observed, self: this.#observed(), allowed };
+  }
+
+  /** Lets the server see each global IPv6 address of ours: it believes what it saw. */
+  #showAddresses(_server: PunchServer, m: PathMessage & { readonly type: "observe" }): void {
+    const { sockets, host } = this.#options;
+    const to = m.servers.find((ip) => familyOf(ip) === 6);
+    if (to === undefined || m.port === 0) return;
+    const own = host().filter((a) => familyOf(a.ip) === 6 && !isPrivate(a.ip)).slice(0, MAX_SHOWN);
+    for (const { ip } of own) {
+      const stream = ask(
+        sockets.loop,
+        { ip: to, port: m.port },
+        { from: { ip, port: 0 }, timeoutMs: SHOW_MS },
+        m.nonce,
+        () => {
+          stream.reset("SHUTDOWN");
+        },
+      );
+    }
+  }
+
+  #servers(peer: string) {
+    return this.#options.servers(peer);
+  }
+
+  /** Where the servers see us, by IPv4 if at all. */
+  #observed(): string | undefined {
+    const seen = this.#options.servers().map((s) => s.state.phase === "up" ? s.state.welcome.observed.ip : undefined)
+      .filter((ip) => ip !== undefined);
+    return seen.find((ip) => familyOf(ip) === 4) ?? seen[0];
+  }
+
+  #dial(peer: string, target: Dialable, done: (result: Carrier | MeshError) => void): Cancel {
+    const { sockets, keys, engine } = this.#options;
+    const key = keys()[0]!;
+    let over = false;
+    let leg: Duplex | undefined;
+    const cancel = dialLeg(sockets, {
+      to: target.at,
+      node: peer,
+      key,
+      timeoutMs: DIAL_MS[target.path],
+    }, (result) => {
+      if (over) return;
+      if (result instanceof MeshError) return done(result);
+      leg = result;
+      engine.connect(leg, { peer, path: target.path }).then(
+        (carrier) => over ? carrier.close("SHUTDOWN") : done(carrier),
+        (error) =>
+          over || done(error instanceof MeshError ? error : new MeshError("INTERNAL", "TLS failed", { cause: error })),
+      );
+    });
+    return () => {
+      over = true;
+      if (leg) abortLeg(leg);
+      else cancel();
+    };
+  }
+}
