@@ -26,6 +26,7 @@ import { openMeshLink, watchHost } from "./agent_link.ts";
 import { DnsModule } from "./agent_dns.ts";
 import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
+import { agentPaths } from "./agent_paths.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel } from "./agent_tunnel.ts";
@@ -147,7 +148,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
+  const paths = agentPaths({ config, identity, loop, virtual: () => [...cidrs, ...facts.podCidrs] });
   const tunnel: AgentTunnel = makeTunnel({
+    paths: paths?.options,
     config,
     identity,
     log,
@@ -220,7 +223,10 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     refresh();
   }));
   refresh();
-  stack.defer(watchHost(loop, refresh));
+  stack.defer(watchHost(loop, () => {
+    refresh();
+    if (paths?.refresh()) tunnel.networkChanged();
+  }));
 
   if (config.tunnel.enabled) {
     tunnel.start();

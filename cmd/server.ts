@@ -2,7 +2,7 @@
  * `edgemesh server`: the composition root of the cloud side. Authority and join, control connections and relay,
  * metadata fan-out, admin socket. Everything real (sockets, clock, disk) is made here and handed in.
  */
-import { cidrText, parseCidr, parseHostPort } from "../lib/addr.ts";
+import { cidrText, isPrivate, isUnicastEndpoint, parseCidr, parseHostPort, parseIp } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { ServerConfig } from "../lib/config.ts";
 import { describe } from "../lib/errors.ts";
@@ -17,6 +17,7 @@ import { FilesSource } from "../lib/meta/source_files.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
+import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
@@ -107,6 +108,10 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     },
     onMeta: (node, message) => agents.get(node)?.receive(message),
     onMetaDrain: (node) => agents.get(node)?.writable(),
+    paths: {
+      observe: config.observeListen === "off" ? undefined : parseHostPort(config.observeListen)!,
+      servers: publicAddresses(),
+    },
     ...(config.relayTap === undefined ? {} : { tap: openTap(config.relayTap, stack) }),
   });
   stack.defer(identity.watch(() => log.info("server certificate renewed")));
@@ -192,4 +197,12 @@ async function defaultUrl(listen: string): Promise<string> {
 
 function usable(i: Deno.NetworkInterfaceInfo): boolean {
   return i.family === "IPv4" && !i.address.startsWith("127.") && !i.address.startsWith("169.254.");
+}
+
+/** This host's addresses that agents anywhere can reach: where the observation port may be found. */
+function publicAddresses(): string[] {
+  return Deno.networkInterfaces().map((i) => parseIp(i.address.replace(/%.*$/, "")))
+    .filter((ip) => ip !== undefined)
+    .filter((ip) => isUnicastEndpoint(ip) && !isPrivate(ip))
+    .slice(0, MAX_OBSERVERS);
 }
