@@ -1,5 +1,5 @@
 /**
- * A bounded table of answers as bytes, built like a processor's cache: the hash names a set of four places. A hit
+ * A bounded table of answers as bytes, built like a processor's cache: the hash names a set of eight places. A hit
  * allocates nothing; storing costs the same however full the table is. Two questions with one hash replace each other;
  * the hash is seeded, so nobody can arrange that.
  */
@@ -23,7 +23,9 @@ export interface CacheStats {
 }
 
 /** Places that one question may have; when all are taken, one of them is given up. */
-const WAYS = 4;
+const WAYS = 8;
+/** The table is at most half full: sets fill unevenly, and one that is full gives up what others would keep. */
+const FULL = 0.5;
 /** Places at the start; the table doubles as it fills. */
 const FIRST_SLOTS = 256;
 
@@ -41,7 +43,7 @@ export class AnswerCache {
   constructor(limits: CacheLimits) {
     this.#limits = limits;
     let slots = FIRST_SLOTS;
-    while (slots < limits.maxEntries) slots *= 2;
+    while (slots * FULL < limits.maxEntries) slots *= 2;
     this.#maxSlots = slots;
   }
 
@@ -78,7 +80,7 @@ export class AnswerCache {
   set(entry: Entry): void {
     const size = sizeOf(entry);
     if (size > this.#limits.maxBytes) return;
-    if (this.#count >= this.#slots.length * 0.75 && this.#slots.length < this.#maxSlots) this.#grow();
+    if (this.#count >= this.#slots.length * FULL && this.#slots.length < this.#maxSlots) this.#grow();
     const first = this.#set(entry.hash);
     let place = first;
     for (let i = first; i < first + WAYS; i++) {

@@ -51,7 +51,7 @@ export function joinChain(
   const tc = foreign === undefined ? 0 : foreign.flags & FLAG.TC;
   writer.begin(FLAG.QR | FLAG.RA | tc | entry.rcode, question.name, question.type);
   for (const record of chain) put(writer, record);
-  const age = entry.ttls === undefined ? 0 : Math.max(0, Math.floor((now - entry.storedAt) / 1000));
+  const age = entry.ttls === undefined ? 0 : Math.max(0, Math.floor((now - entry.life.storedAt) / 1000));
   const aged = (record: ResourceRecord): ResourceRecord => ({
     ...record,
     ttl: isStale(entry, now) ? STALE_TTL : Math.max(0, record.ttl - age),

@@ -21,25 +21,23 @@ export interface Entry {
   readonly rotateCount: number;
   /** Offsets of TTL fields to count down; undefined where TTLs are constant. */
   readonly ttls: Uint16Array | undefined;
-  /** Monotonic milliseconds. */
+  readonly life: EntryLife;
+  /** Set by each hit; cleared and looked at by the eviction clock. */
+  used: boolean;
+}
+
+/** How long an entry lives; one object for all entries of a snapshot. Times in monotonic milliseconds. */
+export interface EntryLife {
   readonly storedAt: number;
   readonly expiresAt: number;
   /** Until then it may be served beyond its TTL when nobody can be asked. */
   readonly staleUntil: number;
-  /** Whose answer it is, for explanations: an upstream, or undefined for our own. */
-  readonly from: string | undefined;
-  /** Set by each hit; cleared and looked at by the eviction clock. */
-  used: boolean;
-  /** When nobody could renew it; stale answers are given without asking again for a while (RFC 8767 §5). */
-  failedAt: number;
-}
-
-export interface EntryLife {
-  readonly storedAt: number;
-  readonly expiresAt: number;
-  readonly staleUntil: number;
+  /** Whether TTLs count down; those of the cluster's names are constant. */
   readonly countDown: boolean;
+  /** Whose answer it is, for explanations; undefined for our own. */
   readonly from?: string;
+  /** When nobody could renew it; stale answers are given without asking again for a while (RFC 8767 §5). */
+  failedAt?: number;
 }
 
 /** For answers that live exactly as long as the snapshot they were made from. */
@@ -86,12 +84,8 @@ export function makeEntry(
     rotateSize,
     rotateCount,
     ttls: life.countDown && ttls.length > 0 ? Uint16Array.from(ttls) : undefined,
-    storedAt: life.storedAt,
-    expiresAt: life.expiresAt,
-    staleUntil: life.staleUntil,
-    from: life.from,
+    life,
     used: false,
-    failedAt: -Infinity,
   };
 }
 

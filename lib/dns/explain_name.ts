@@ -91,7 +91,11 @@ interface Before {
 
 function watch(name: Labels, type: number, deps: ExplainDeps): Before {
   const entry = peek(name, type, deps);
-  return { storedAt: entry?.storedAt, fresh: entry !== undefined && deps.clock.now() < entry.expiresAt, type };
+  return {
+    storedAt: entry?.life.storedAt,
+    fresh: entry !== undefined && deps.clock.now() < entry.life.expiresAt,
+    type,
+  };
 }
 
 function peek(name: Labels, type: number, deps: ExplainDeps) {
@@ -109,7 +113,7 @@ function finish(
   const failed = entry === undefined || (entry.rcode !== 0 && entry.rcode !== 3);
   const origin: keyof typeof WHY = failed
     ? "failed"
-    : entry.storedAt !== before.storedAt
+    : entry.life.storedAt !== before.storedAt
     ? "upstream"
     : before.fresh
     ? "cache"
@@ -122,9 +126,9 @@ function finish(
       name: nameText(foreign.name),
       zone: foreign.zone.length === 0 ? "." : nameText(foreign.zone),
       upstreams: route?.io.pool.states() ?? [],
-      ...(!failed && entry.from ? { answeredBy: entry.from } : {}),
+      ...(!failed && entry.life.from ? { answeredBy: entry.life.from } : {}),
       ...(failed ? {} : {
-        cache: { ageSeconds: (now - entry.storedAt) / 1000, leftSeconds: (entry.expiresAt - now) / 1000 },
+        cache: { ageSeconds: (now - entry.life.storedAt) / 1000, leftSeconds: (entry.life.expiresAt - now) / 1000 },
       }),
     },
   };

@@ -127,16 +127,17 @@ export class Forwarder {
    */
   ask(question: ForwardQuestion, zone: Labels, known: Entry | undefined, done: OnForwarded): void {
     const now = this.#deps.clock.now();
-    if (known && now < known.expiresAt) {
+    if (known && now < known.life.expiresAt) {
       if (nearlyExpired(known, now)) this.#prefetch(question, zone);
       return done(known, "fresh");
     }
-    const stale = known && now < known.staleUntil ? known : undefined;
+    const stale = known && now < known.life.staleUntil ? known : undefined;
     this.#deps.refresh?.();
     const route = this.#routes.find((r) => same(r.zone, zone));
     if (route === undefined) return this.#fail(question, stale, done, "no upstream");
     // An upstream that came back meanwhile may know what failed before.
-    if (stale && now < stale.failedAt + RECHECK_MS && stale.failedAt > route.io.pool.recoveredAt) {
+    const failedAt = stale?.life.failedAt;
+    if (stale && failedAt !== undefined && now < failedAt + RECHECK_MS && failedAt > route.io.pool.recoveredAt) {
       return this.#stale(stale, done);
     }
     const key = flightKey(question);
@@ -220,8 +221,8 @@ export class Forwarder {
         why: result.kind === "failed" ? result.why : `rcode ${entry?.rcode ?? "?"}`,
       });
     }
-    if (old && now < old.staleUntil && old.expiresAt !== old.staleUntil) {
-      old.failedAt = now;
+    if (old && now < old.life.staleUntil && old.life.expiresAt !== old.life.staleUntil) {
+      old.life.failedAt = now;
       this.stats.stale += waiters.filter((w) => !w.over).length;
       for (const waiter of waiters) finish(waiter, old, "stale");
       return;
@@ -274,8 +275,8 @@ export class Forwarder {
 /** Whether an answer is worth asking for again before it expires: it is used, and about to. */
 export function nearlyExpired(entry: Entry, now: number): boolean {
   if (isNegative(entry)) return false;
-  const life = entry.expiresAt - entry.storedAt;
-  return life >= FAILURE_TTL * 2000 && entry.expiresAt - now < life / 10;
+  const life = entry.life.expiresAt - entry.life.storedAt;
+  return life >= FAILURE_TTL * 2000 && entry.life.expiresAt - now < life / 10;
 }
 
 /** Calls a waiter back, once. */

@@ -213,7 +213,11 @@ Deno.test("saved cache: entries come back with their age; damaged, cut or foreig
   assert.equal(restoreCache(back, saved, { now: 5, wall: 1_010_000 }), 2);
   const { query } = entryOf("b.test", { stored: 0, ttl: 60, stale: 0 }, 1);
   const entry = back.get(query)!;
-  assert.deepEqual([entry.expiresAt, entry.staleUntil, entry.from], [20_005, 3_620_005, "192.0.2.53:53"]);
+  assert.deepEqual([entry.life.expiresAt, entry.life.staleUntil, entry.life.from], [
+    20_005,
+    3_620_005,
+    "192.0.2.53:53",
+  ]);
   for (let i = 0; i < saved.length; i++) {
     assert.equal(restoreCache(into(), saved.slice(0, i), { now: 5, wall: 1_010_000 }), 0, `cut at ${i}`);
     const flipped = saved.slice();

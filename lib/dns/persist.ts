@@ -33,18 +33,18 @@ const MAX_SAVED_BYTES = 1 << 20;
 /** Entries that may outlive a restart, the most recently learned first. */
 export function saveCache(cache: AnswerCache, at: Moment): Uint8Array {
   const entries = [...cache.entries()].filter((e) => worthSaving(e, at.now));
-  entries.sort((a, b) => b.storedAt - a.storedAt);
+  entries.sort((a, b) => b.life.storedAt - a.life.storedAt);
   const out = new Uint8Array(MAX_SAVED_BYTES);
   const view = new DataView(out.buffer);
   out.set(MAGIC);
   let length = MAGIC.length + 4;
   for (const entry of entries) {
-    const from = new TextEncoder().encode(entry.from ?? "").subarray(0, 255);
+    const from = new TextEncoder().encode(entry.life.from ?? "").subarray(0, 255);
     const size = HEAD_BYTES + from.length + entry.bytes.length;
     if (length + size > MAX_SAVED_BYTES) continue;
-    view.setFloat64(length, at.wall - (at.now - entry.storedAt));
-    view.setUint32(length + 8, (entry.expiresAt - entry.storedAt) / 1000);
-    view.setUint32(length + 12, (entry.staleUntil - entry.expiresAt) / 1000);
+    view.setFloat64(length, at.wall - (at.now - entry.life.storedAt));
+    view.setUint32(length + 8, (entry.life.expiresAt - entry.life.storedAt) / 1000);
+    view.setUint32(length + 12, (entry.life.staleUntil - entry.life.expiresAt) / 1000);
     out[length + 16] = entry.variant;
     out[length + 17] = from.length;
     view.setUint16(length + 18, entry.bytes.length);
@@ -90,7 +90,8 @@ export function restoreCache(cache: AnswerCache, bytes: Uint8Array, at: Moment):
 }
 
 function worthSaving(entry: Entry, now: MonoMs): boolean {
-  return (entry.rcode === 0 || entry.rcode === 3) && now < entry.staleUntil && entry.staleUntil > entry.expiresAt;
+  return (entry.rcode === 0 || entry.rcode === 3) && now < entry.life.staleUntil &&
+    entry.life.staleUntil > entry.life.expiresAt;
 }
 
 /** Adler-32 (RFC 1950 §9): finds torn and flipped bytes; nobody attacks a file that only root can write. */

@@ -106,7 +106,7 @@ export class Resolver {
     const now = this.#deps.clock.now();
     if (query.type !== TYPE.PTR && !this.#mayBeShort(source, query.labelCount)) {
       const known = this.#deps.foreign.get(query);
-      if (known !== undefined && now < known.expiresAt && !nearlyExpired(known, now)) {
+      if (known !== undefined && now < known.life.expiresAt && !nearlyExpired(known, now)) {
         this.stats.foreignHits++;
         return this.#respond(known, bytes, limit, now);
       }
@@ -188,7 +188,7 @@ export class Resolver {
     forwarder.ask(question, zone, known, (entry, how) => {
       this.#count(how);
       // An answer that just came is as old as it says, also when its TTL is 0.
-      const at = how === "upstream" ? entry.storedAt : clock.now();
+      const at = how === "upstream" ? entry.life.storedAt : clock.now();
       const final = finish(entry, at);
       const { waiting } = later;
       if (waiting === undefined) {

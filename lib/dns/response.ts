@@ -102,12 +102,12 @@ export function truncate(out: Uint8Array, length: number, room: number): number 
 
 /** Beyond its TTL; an answer with TTL 0 is not stale at the moment it comes. */
 export function isStale(entry: Entry, now: number): boolean {
-  return now >= entry.expiresAt && now > entry.storedAt;
+  return now >= entry.life.expiresAt && now > entry.life.storedAt;
 }
 
 function countDown(out: Uint8Array, ttls: Uint16Array, entry: Entry, now: number): void {
   const stale = isStale(entry, now);
-  const age = Math.max(0, Math.floor((now - entry.storedAt) / 1000));
+  const age = Math.max(0, Math.floor((now - entry.life.storedAt) / 1000));
   for (let i = 0; i < ttls.length; i++) {
     const at = ttls[i]!;
     const ttl = stale ? STALE_TTL : Math.max(0, u16(out, at) * 0x10000 + u16(out, at + 2) - age);
