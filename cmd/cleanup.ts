@@ -1,4 +1,6 @@
 /** `edgemesh cleanup`: removes what an agent left in the kernel, and with `--state` its identity. */
+import { MeshError } from "../lib/errors.ts";
+import { lockFile } from "../lib/linux/lock.ts";
 import { nullLogger } from "../lib/log.ts";
 import { openRules } from "./agent_rules.ts";
 import { readConfig } from "./daemon.ts";
@@ -7,6 +9,7 @@ import { removeLeftMeshLink } from "./agent_link.ts";
 
 export async function cleanupCommand(flags: { config?: string; state?: boolean }): Promise<number> {
   const config = await readConfig("agent", flags.config === undefined ? {} : { config: flags.config });
+  await refuseBesideAgent(config.stateDir);
   const rules = openRules(config.forward.backend, nullLogger);
   await rules.remove("all");
   rules.close();
@@ -19,4 +22,16 @@ export async function cleanupCommand(flags: { config?: string; state?: boolean }
     print(`removed ${config.stateDir}: this machine must join again`);
   }
   return 0;
+}
+
+/** A running agent would go on without its rules, and put back what it notices. Throws KERNEL. */
+async function refuseBesideAgent(stateDir: string): Promise<void> {
+  const there = await Deno.stat(stateDir).then(() => true, () => false);
+  const lock = there ? lockFile(`${stateDir}/lock`) : undefined;
+  if (there && !lock) {
+    throw new MeshError("KERNEL", "The agent of this host is running, and cleans up itself when it stops", {
+      hint: "systemctl stop edgemesh-agent",
+    });
+  }
+  lock?.close();
 }

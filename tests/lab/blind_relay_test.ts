@@ -7,6 +7,8 @@ import { tell, webService, withMesh } from "./fixture.ts";
 import { fixture, labTest } from "./support.ts";
 
 const TAP = "/var/lib/edgemesh/server/tap";
+/** Two sites that find a direct path would leave the relay nothing to see. */
+const RELAY_ONLY = ["--set", "tunnel.mode=off"];
 const BODY_BYTES = 100 * 1024;
 const PAGE = pageSize();
 /** Bit of a pagemap entry. */
@@ -19,7 +21,7 @@ labTest("the relay sees neither path nor host nor body of a request, on the wire
     await mesh.writeManifest("web.yaml", webService("web", "10.96.0.10", [web]));
     await web.host.start("http-echo", fixture("http_echo"), { ready: { log: /listening/ } });
     await mesh.startServer({ flags: ["--set", `relayTap=${TAP}`] });
-    await Promise.all(topology.nodes.map((node) => mesh.join(node)));
+    await Promise.all(topology.nodes.map((node) => mesh.join(node, { flags: RELAY_ONLY })));
 
     const secrets = {
       path: `/orders-${crypto.randomUUID()}`,
