@@ -13,6 +13,7 @@ import { Counters } from "./counters.ts";
 import type { ForwardConfig, NodeFacts } from "./facts.ts";
 import { FrontendIndex } from "./frontends.ts";
 import { Incoming, type IncomingFlow, type IncomingStream } from "./incoming.ts";
+import type { SocketLoop } from "./join.ts";
 import { LocalDialer } from "./local_dialer.ts";
 import { Picker } from "./picker.ts";
 import { PipeKit } from "./pipe.ts";
@@ -24,7 +25,7 @@ import type { RuleWriter } from "./rules/writer.ts";
 import { type ForwardStatus, forwardStatus } from "./status.ts";
 import { TcpForwarder } from "./tcp.ts";
 import { UdpForwarder } from "./udp.ts";
-import { type Conntrack, Upkeep } from "./upkeep.ts";
+import { Upkeep } from "./upkeep.ts";
 
 /** Ports of the mesh address tried for the TCP listener, in order; below the punch range, off NodePorts. */
 export const TCP_PORTS = { first: 19001, count: 16 } as const;
@@ -44,7 +45,8 @@ export interface ForwarderOptions {
 }
 
 export interface ForwarderDeps {
-  readonly loop: Loop;
+  /** Connections between its own sockets are spliced inside the kernel where it can. */
+  readonly loop: SocketLoop;
   readonly clock: Clock;
   readonly log: Logger;
   readonly tunnel: Dialer & DatagramDialer;
@@ -54,8 +56,6 @@ export interface ForwarderDeps {
   readonly options: ForwarderOptions;
   /** Runs a task after other sockets had their turn (fairness of very fast pairs). */
   readonly defer?: (task: () => void) => void;
-  /** Ends UDP flows whose endpoint is gone; without it they end when their client pauses. */
-  readonly conntrack?: Conntrack;
 }
 
 export class Forwarder {
@@ -106,7 +106,7 @@ export class Forwarder {
     };
     this.#tcp = new TcpForwarder({ ...shared, ...options });
     this.#udp = new UdpForwarder({ ...shared, idleMs: options.udpIdleMs });
-    this.#upkeep = new Upkeep({ rules: deps.rules, conntrack: deps.conntrack, log });
+    this.#upkeep = new Upkeep({ rules: deps.rules, conntrack: deps.rules.conntrack, log });
     this.#incoming = new Incoming({
       ...shared,
       meta: () => this.#meta,

@@ -11,10 +11,10 @@ import { memoryPair } from "../net_memory.ts";
 import { DEFAULT_FORWARD_CONFIG, type NodeFacts } from "./facts.ts";
 import { Forwarder, type ForwarderOptions } from "./forwarder.ts";
 import { FakeKernel } from "./rules/fake.ts";
+import type { TrackedFlow } from "./rules/kernel.ts";
 import { AGENT_TABLE, TABLE } from "./rules/ruleset.ts";
 import { Tracer } from "./rules/trace.ts";
 import { RuleWriter } from "./rules/writer.ts";
-import type { TrackedFlow } from "./upkeep.ts";
 
 const MESH = "169.254.96.16";
 const LISTENER: IpPort = { ip: MESH, port: 19001 };
@@ -46,6 +46,7 @@ class Bench {
   flows: TrackedFlow[] = [];
 
   constructor(options: Partial<ForwarderOptions> = {}) {
+    this.kernel.conntrack = { forgetUdp: (scope, stale) => this.#forget(scope, stale) };
     this.forwarder = new Forwarder({
       loop: this.loop,
       clock: this.clock,
@@ -54,7 +55,6 @@ class Bench {
       rules: new RuleWriter(this.kernel),
       facts,
       config: DEFAULT_FORWARD_CONFIG,
-      conntrack: { forgetUdp: (scope, stale) => this.#forget(scope, stale) },
       options: { connectTimeoutMs: 1000, udpIdleMs: 30_000, maxConnections: 100, accessLog: true, ...options },
     });
   }

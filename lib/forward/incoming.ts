@@ -9,7 +9,6 @@ import type {
   Dialer,
   FlowHandler,
   IpPort,
-  Loop,
   MeshStream,
   ServiceTarget,
   StreamHandler,
@@ -18,7 +17,8 @@ import type {
 import type { Connections, Tracked } from "./connections.ts";
 import { count, type Counters } from "./counters.ts";
 import { authorize, type InboundPolicy } from "./inbound.ts";
-import { Pipe, type PipeKit } from "./pipe.ts";
+import { join, type Joined, type SocketLoop } from "./join.ts";
+import type { PipeKit } from "./pipe.ts";
 
 /** Who opened it, as proven by mutual TLS. */
 export interface Peer {
@@ -45,7 +45,7 @@ export interface IncomingFlow {
 export interface IncomingDeps {
   readonly clock: Clock;
   readonly log: Logger;
-  readonly loop: Loop;
+  readonly loop: SocketLoop;
   readonly counters: Counters;
   readonly connections: Connections;
   readonly kit: PipeKit;
@@ -113,7 +113,7 @@ class InboundStream implements Tracked {
   readonly #incoming: IncomingStream;
   readonly #dial: IpPort;
   #dialled: MeshStream | undefined;
-  #pipe: Pipe | undefined;
+  #pipe: Joined | undefined;
   #over = false;
 
   constructor(deps: IncomingDeps, incoming: IncomingStream, dial: IpPort) {
@@ -162,7 +162,7 @@ class InboundStream implements Tracked {
     const stream = this.#incoming.accept(idle);
     this.#deps.counters.inbound.opened++;
     this.#deps.counters.inbound.active++;
-    this.#pipe = new Pipe(this.#deps.kit, stream, this.#dialled!, () => this.#end());
+    this.#pipe = join(this.#deps, stream, this.#dialled!, () => this.#end());
   }
 
   #end(): void {

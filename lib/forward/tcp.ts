@@ -13,7 +13,8 @@ import { count, type Counters } from "./counters.ts";
 import type { NodeFacts } from "./facts.ts";
 import { type Found, type FrontendIndex, verdictFor } from "./frontends.ts";
 import type { Picker } from "./picker.ts";
-import { Pipe, type PipeKit } from "./pipe.ts";
+import { join, type Joined, type SocketLoop } from "./join.ts";
+import type { PipeKit } from "./pipe.ts";
 import type { Slot, Verdict } from "./plan_model.ts";
 
 /** Endpoints tried for one connection; a client that waits longer than a few attempts has given up itself. */
@@ -29,6 +30,7 @@ export interface TcpDeps {
   readonly counters: Counters;
   readonly connections: Connections;
   readonly kit: PipeKit;
+  readonly loop: SocketLoop;
   readonly local: Dialer;
   readonly tunnel: Dialer;
   /** Facts change; the newest are asked for. */
@@ -100,7 +102,7 @@ class Connection implements Tracked {
   #attempts = 0;
   #slot: Slot | undefined;
   #dialled: MeshStream | undefined;
-  #pipe: Pipe | undefined;
+  #pipe: Joined | undefined;
   #deadline: CancelTimer | undefined;
   #over = false;
 
@@ -196,7 +198,7 @@ class Connection implements Tracked {
     const way = this.#way(this.#slot!);
     way.opened++;
     way.active++;
-    this.#pipe = new Pipe(this.#deps.kit, this.#accepted.stream, this.#dialled!, (reason) => this.#end(reason));
+    this.#pipe = join(this.#deps, this.#accepted.stream, this.#dialled!, (reason) => this.#end(reason));
   }
 
   #clientGone(reason: ReasonCode): void {

@@ -9,30 +9,16 @@ import type { IpPort } from "../net.ts";
 import type { Frontend, Plan, PlannedPort, PlannedService } from "./plan_model.ts";
 import { affinityMap, staleAffinity } from "./rules/affinity.ts";
 import { type AgentListeners, targetsOf } from "./rules/compile.ts";
+import type { Conntrack, TrackedFlow } from "./rules/kernel.ts";
 import { TABLE } from "./rules/ruleset.ts";
 import type { RuleWriter } from "./rules/writer.ts";
-
-/** A UDP flow as connection tracking knows it: where the client sends, and where its datagrams go. */
-export interface TrackedFlow {
-  readonly from: IpPort;
-  readonly to: IpPort;
-  readonly target: IpPort;
-}
-
-/** The part of connection tracking that forwarding needs; lib/linux/conntrack.ts has it. */
-export interface Conntrack {
-  /** Deletes the flows of a family (and address, and port) that `stale` names; how many. Throws MeshError KERNEL. */
-  forgetUdp(
-    scope: { readonly family: Family; readonly ip?: string; readonly port?: number },
-    stale: (flow: TrackedFlow) => boolean,
-  ): number;
-}
 
 /** Above so many addresses one walk through all flows is cheaper than one per address. */
 const SINGLE_MAX = 16;
 
 export interface UpkeepDeps {
   readonly rules: RuleWriter;
+  /** Without it UDP flows to a removed endpoint end when their client pauses. */
   readonly conntrack: Conntrack | undefined;
   readonly log: Logger;
 }

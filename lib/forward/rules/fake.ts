@@ -4,7 +4,7 @@
  */
 import { MeshError } from "../../errors.ts";
 import { type Chain, chainTag, type Element, elementKey, elementValue, type Grammar, type SetSpec } from "./ruleset.ts";
-import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
+import type { Conntrack, KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 
 export interface FakeSet {
   readonly spec: SetSpec;
@@ -23,6 +23,7 @@ export class FakeKernel implements KernelRules {
   readonly kind = "memory";
   readonly ownsTables = true;
   readonly grammar: Grammar;
+  conntrack?: Conntrack;
   tables = new Map<string, FakeTable>();
   /** Transactions that came through: tests look at their size. */
   readonly commits: (readonly Operation[])[] = [];

@@ -1,4 +1,6 @@
 /** What a back end of the rule writer implements: operations as one transaction, and reading tables back. */
+import type { Family } from "../../addr.ts";
+import type { IpPort } from "../../net.ts";
 import type { Chain, Element, Grammar, Hook, SetSpec, Table } from "./ruleset.ts";
 
 /** One change; a list of them is applied in order and as one transaction. */
@@ -26,6 +28,22 @@ export interface TableState {
 /** Our tables as they are now; a table that does not exist is absent. */
 export type RulesState = ReadonlyMap<string, TableState>;
 
+/** A UDP flow as connection tracking knows it: where the client sends, and where its datagrams go. */
+export interface TrackedFlow {
+  readonly from: IpPort;
+  readonly to: IpPort;
+  readonly target: IpPort;
+}
+
+/** The part of connection tracking that forwarding needs. */
+export interface Conntrack {
+  /** Deletes the flows of a family (and address, and port) that `stale` names; how many. Throws MeshError KERNEL. */
+  forgetUdp(
+    scope: { readonly family: Family; readonly ip?: string; readonly port?: number },
+    stale: (flow: TrackedFlow) => boolean,
+  ): number;
+}
+
 export interface KernelRules {
   readonly kind: "netlink" | "nft" | "memory";
   /** Whether owned tables end by themselves when the agent's process ends. */
@@ -35,6 +53,8 @@ export interface KernelRules {
   commit(operations: readonly Operation[]): Promise<void>;
   /** Reads tables by name; `sets` gives the declared sets of each, as far as known. Throws MeshError KERNEL. */
   list(tables: ReadonlyMap<string, readonly SetSpec[]>): Promise<RulesState>;
+  /** Connection tracking, where the back end reaches it. */
+  readonly conntrack?: Conntrack;
   /** Deletes elements of a learned map; see {@link RuleWriter.forget}. Throws MeshError KERNEL. */
   forget(table: string, map: SetSpec, stale: (key: string, value: string) => boolean): Promise<number>;
   /**

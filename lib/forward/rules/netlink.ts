@@ -3,6 +3,7 @@ import { type Cidr, familyOf, ipBytes, ipFromBytes, parseCidr } from "../../addr
 import { assertNever, MeshError } from "../../errors.ts";
 import { Batch, type SetElement } from "../../linux/nftables/batch.ts";
 import { NftablesConnection } from "../../linux/nftables/connection.ts";
+import { ConntrackTable } from "../../linux/nftables/conntrack.ts";
 import { listChains, listElements, listRuleComments, listSets, listTables } from "../../linux/nftables/listing.ts";
 import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 import { decodeAtoms, encodeAtoms } from "./netlink_atoms.ts";
@@ -16,12 +17,14 @@ export class NetlinkRules implements KernelRules {
   readonly kind = "netlink";
   readonly ownsTables = true;
   readonly grammar = "full";
+  readonly conntrack: ConntrackTable;
   readonly #kernel: NftablesConnection;
   /** Declared sets by table: how elements are read and written. */
   readonly #sets = new Map<string, Map<string, SetSpec>>();
 
   private constructor(kernel: NftablesConnection) {
     this.#kernel = kernel;
+    this.conntrack = new ConntrackTable();
   }
 
   /** Throws MeshError KERNEL when this host refuses FFI, netlink, nf_tables or the privilege: then nft may do. */
@@ -68,6 +71,7 @@ export class NetlinkRules implements KernelRules {
 
   close(): void {
     this.#kernel.close();
+    this.conntrack.close();
   }
 
   #table(name: string): TableState {

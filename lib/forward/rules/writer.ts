@@ -1,6 +1,6 @@
 /** The one interface between plans and the kernel's packet rules, whatever back end writes them. */
 import { diffRulesets, diffState } from "./diff.ts";
-import type { KernelRules, Operation, RulesState } from "./kernel.ts";
+import type { Conntrack, KernelRules, Operation, RulesState } from "./kernel.ts";
 import { AGENT_TABLE, type Grammar, type Ruleset, TABLE } from "./ruleset.ts";
 
 export interface ApplyResult {
@@ -23,6 +23,10 @@ export class RuleWriter {
 
   get ownsTables(): boolean {
     return this.#kernel.ownsTables;
+  }
+
+  get conntrack(): Conntrack | undefined {
+    return this.#kernel.conntrack;
   }
 
   /** What {@link compileRules} wants to know of the back end. */

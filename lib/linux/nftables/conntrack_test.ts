@@ -1,12 +1,12 @@
-import "./preload.ts";
+import "../preload.ts";
 import assert from "node:assert/strict";
-import { systemClock } from "../clock.ts";
-import { nullLogger } from "../log.ts";
+import { systemClock } from "../../clock.ts";
+import { nullLogger } from "../../log.ts";
 import { ConntrackTable } from "./conntrack.ts";
-import { EpollLoop } from "./loop.ts";
-import { inNamespace, mayMakeNamespaces, run } from "./testing.ts";
+import { EpollLoop } from "../loop.ts";
+import { inNamespace, mayMakeNamespaces, run } from "../testing.ts";
 
-const ignore = !mayMakeNamespaces("lib/linux/conntrack_test.ts");
+const ignore = !mayMakeNamespaces("lib/linux/nftables/conntrack_test.ts");
 
 /** Two servers behind one rewritten address per family, and the rule that says which one. */
 function redirectTo(four: string, six: string): void {

@@ -3,11 +3,11 @@
  * long as datagrams come, and with it the rewriting that was chosen for the first one. When that choice is no longer
  * right the entry is deleted, and the next datagram is looked at anew.
  */
-import { ipBytes, ipFromBytes } from "../addr.ts";
-import type { IpPort } from "../net.ts";
-import { NETLINK_NETFILTER, netlinkError, NetlinkSocket } from "./netlink.ts";
-import { type Attributes, MessageBuilder, NLM_F_ACK, NLM_F_DUMP, parseAttributes } from "./netlink_message.ts";
-import { AF_INET, AF_INET6 } from "./structs.ts";
+import { ipBytes, ipFromBytes } from "../../addr.ts";
+import type { IpPort } from "../../net.ts";
+import { NETLINK_NETFILTER, netlinkError, NetlinkSocket } from "../netlink.ts";
+import { type Attributes, MessageBuilder, NLM_F_ACK, NLM_F_DUMP, parseAttributes } from "../netlink_message.ts";
+import { AF_INET, AF_INET6 } from "../structs.ts";
 
 const NFNL_SUBSYS_CTNETLINK = 1;
 const GET = NFNL_SUBSYS_CTNETLINK << 8 | 1;

@@ -1,0 +1,70 @@
+/** Two streams made one connection: by splice(2) inside the kernel where both are its sockets, else by {@link Pipe}. */
+import type { ReasonCode } from "../errors.ts";
+import type { Loop, MeshStream } from "../net.ts";
+import { type OnPipeEnd, Pipe, type PipeKit } from "./pipe.ts";
+
+/** A running connection. */
+export interface Joined {
+  /** Bytes that went from the first stream to the second, and back. */
+  readonly forward: number;
+  readonly backward: number;
+  /** One direction has ended, the other has not; false where that is not known. */
+  readonly halfClosed: boolean;
+  /** Ends both streams; the end is told once, before this returns. */
+  reset(code: ReasonCode): void;
+}
+
+/** What a loop over real sockets can do beside {@link Loop}; see lib/linux/loop.ts. */
+export interface Splicing {
+  /** Undefined when one of the streams is not a socket of this loop. */
+  splice(
+    a: MeshStream,
+    b: MeshStream,
+    options: { readonly onEnd: (reason: ReasonCode | undefined, aToB: number, bToA: number) => void },
+  ): Spliced | undefined;
+}
+
+export interface Spliced {
+  readonly aToB: number;
+  readonly bToA: number;
+  /** Ends both without a callback. */
+  reset(code: ReasonCode): void;
+}
+
+export type SocketLoop = Loop & Partial<Splicing>;
+
+/** Joins two open streams and takes over their handlers. */
+export function join(
+  by: { readonly loop: SocketLoop; readonly kit: PipeKit },
+  a: MeshStream,
+  b: MeshStream,
+  onEnd: OnPipeEnd,
+): Joined {
+  const spliced = by.loop.splice?.(a, b, { onEnd: (reason) => onEnd(reason) });
+  return spliced ? new SplicedConnection(spliced, onEnd) : new Pipe(by.kit, a, b, onEnd);
+}
+
+class SplicedConnection implements Joined {
+  /** The kernel moves the bytes; who has ended its direction is its business. */
+  readonly halfClosed = false;
+  readonly #spliced: Spliced;
+  readonly #onEnd: OnPipeEnd;
+
+  constructor(spliced: Spliced, onEnd: OnPipeEnd) {
+    this.#spliced = spliced;
+    this.#onEnd = onEnd;
+  }
+
+  get forward(): number {
+    return this.#spliced.aToB;
+  }
+
+  get backward(): number {
+    return this.#spliced.bToA;
+  }
+
+  reset(code: ReasonCode): void {
+    this.#spliced.reset(code);
+    this.#onEnd(code);
+  }
+}
