@@ -4,7 +4,6 @@
  */
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { describe } from "../lib/errors.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
@@ -30,7 +29,7 @@ import { agentPaths } from "./agent_paths.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel } from "./agent_tunnel.ts";
-import { type DaemonFlags, openLog, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
@@ -244,14 +243,5 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   );
   stack.defer(startWatchdog());
 
-  const owned = stack.move();
-  return Object.assign(running, {
-    async [Symbol.asyncDispose]() {
-      try {
-        await owned.disposeAsync();
-      } catch (e) {
-        log.warn("stopping was not clean", { error: describe(e) });
-      }
-    },
-  });
+  return ownedBy(running, stack, log);
 }

@@ -1,26 +1,11 @@
 /** What an agent measures, read when it is scraped: the sources count anyway, so scraping costs nothing in between. */
-import { Registry } from "../lib/metrics.ts";
-import { memoryUse } from "../lib/linux/process.ts";
-import { buildInfo, VERSION } from "../lib/version.ts";
+import type { Registry } from "../lib/metrics.ts";
+import { processMetrics } from "./process_metrics.ts";
 import type { RunningAgent } from "./agent.ts";
 
 export function collectAgentMetrics(agent: RunningAgent): Registry {
-  const r = new Registry();
-  const { commit, form } = buildInfo();
-  r.gauge("edgemesh_build_info", "Version of the running agent", ["version", "commit", "form"]).set(
-    1,
-    VERSION,
-    commit,
-    form,
-  );
-  const memory = memoryUse();
-  r.gauge("edgemesh_memory_private_bytes", "Memory only this process has").set(memory.privateMb * 1e6);
-  r.gauge("edgemesh_memory_resident_bytes", "Resident set").set(memory.rssMb * 1e6);
-  r.gauge("edgemesh_ready", "1 when the agent is ready").set(agent.readiness.ready ? 1 : 0);
-
+  const r = processMetrics(agent);
   const snapshot = agent.store.snapshot;
-  const objects = r.gauge("edgemesh_metadata_objects", "Objects in the snapshot", ["kind"]);
-  for (const kind of ["service", "slice", "node", "pod"] as const) objects.set(snapshot.count(kind), kind);
   r.gauge("edgemesh_metadata_synced", "1 once metadata was learned").set(snapshot.synced ? 1 : 0);
   r.gauge("edgemesh_metadata_refused", "Objects or fields the guard refuses now").set(agent.guard.book.size);
 

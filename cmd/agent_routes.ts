@@ -4,7 +4,7 @@ import { hostPort } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import { MeshError } from "../lib/errors.ts";
 import { memoryUse } from "../lib/linux/process.ts";
-import { LOG_LEVELS, type LogLevel } from "../lib/log.ts";
+import type { LogLevel } from "../lib/log.ts";
 import { problemText } from "../lib/meta/problems.ts";
 import {
   type AgentStatus,
@@ -17,23 +17,14 @@ import {
 import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer_types.ts";
 import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
+import { commonRoutes } from "./common_routes.ts";
 import type { RunningAgent } from "./agent.ts";
 import { duration } from "./output.ts";
 
 export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
+    ...commonRoutes(agent.readiness, setLogLevel),
     { method: "GET", path: "/v1/status", changes: false, handle: () => agentStatus(agent) },
-    { method: "GET", path: "/livez", changes: false, handle: () => "ok\n" },
-    {
-      method: "GET",
-      path: "/readyz",
-      changes: false,
-      handle: () => {
-        const { ready, waitingFor } = agent.readiness;
-        if (!ready) throw new MeshError("NOT_SYNCED", `Waiting for ${waitingFor.join(", ")}`);
-        return "ok\n";
-      },
-    },
     {
       method: "GET",
       path: "/v1/resolve",
@@ -54,19 +45,6 @@ export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) 
       path: "/v1/dns",
       changes: false,
       handle: () => agent.dns?.stats() ?? {},
-    },
-    {
-      method: "PUT",
-      path: "/v1/log-level",
-      changes: true,
-      handle: ({ body }) => {
-        const level = (body as { level?: string } | undefined)?.level;
-        if (!LOG_LEVELS.includes(level as LogLevel)) {
-          throw new MeshError("CONFIG_INVALID", `Log level must be one of ${LOG_LEVELS.join(", ")}`);
-        }
-        setLogLevel(level as LogLevel);
-        return {};
-      },
     },
   ];
 }

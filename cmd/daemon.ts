@@ -1,7 +1,7 @@
 /** What the agent and the server share as long-running processes: configuration, log, state directory, signals, readiness. */
 import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts";
 import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
-import { MeshError } from "../lib/errors.ts";
+import { describe, MeshError } from "../lib/errors.ts";
 import { systemClock } from "../lib/clock.ts";
 import { notifyWatchdog } from "../lib/linux/process.ts";
 import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
@@ -90,6 +90,23 @@ export function untilStopped(): Promise<string> {
         resolve(signal);
       });
     }
+  });
+}
+
+/**
+ * Gives what was started to its user: disposing of the result undoes the stack. Every part is undone even if another
+ * one fails; a failure is a line in the log, because the process is on its way out.
+ */
+export function ownedBy<T extends AsyncDisposable>(started: T, stack: AsyncDisposableStack, log: Logger): T {
+  const owned = stack.move();
+  return Object.assign(started, {
+    async [Symbol.asyncDispose]() {
+      try {
+        await owned.disposeAsync();
+      } catch (e) {
+        log.warn("stopping was not clean", { error: describe(e) });
+      }
+    },
   });
 }
 

@@ -5,7 +5,6 @@
 import { cidrText, isPrivate, isUnicastEndpoint, parseCidr, parseHostPort, parseIp } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { ServerConfig } from "../lib/config.ts";
-import { describe } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
@@ -21,7 +20,7 @@ import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
-import { bootId, type DaemonFlags, openLog, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { bootId, type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { collectServerMetrics } from "./server_metrics.ts";
 import { serverRoutes } from "./server_routes.ts";
@@ -149,16 +148,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectServerMetrics(running) }),
   );
   stack.defer(startWatchdog());
-  const owned = stack.move();
-  return Object.assign(running, {
-    async [Symbol.asyncDispose]() {
-      try {
-        await owned.disposeAsync();
-      } catch (e) {
-        log.warn("stopping was not clean", { error: describe(e) });
-      }
-    },
-  });
+  return ownedBy(running, stack, log);
 }
 
 /** Records channel frames for whoever wants to look at what a relay sees. */

@@ -1,21 +1,10 @@
 /** What a server measures, read when it is scraped. */
-import { Registry } from "../lib/metrics.ts";
-import { memoryUse } from "../lib/linux/process.ts";
-import { buildInfo, VERSION } from "../lib/version.ts";
+import type { Registry } from "../lib/metrics.ts";
+import { processMetrics } from "./process_metrics.ts";
 import type { RunningServer } from "./server.ts";
 
 export function collectServerMetrics(server: RunningServer): Registry {
-  const r = new Registry();
-  const { commit, form } = buildInfo();
-  r.gauge("edgemesh_build_info", "Version of the running server", ["version", "commit", "form"]).set(
-    1,
-    VERSION,
-    commit,
-    form,
-  );
-  const memory = memoryUse();
-  r.gauge("edgemesh_memory_private_bytes", "Memory only this process has").set(memory.privateMb * 1e6);
-  r.gauge("edgemesh_memory_resident_bytes", "Resident set").set(memory.rssMb * 1e6);
+  const r = processMetrics(server);
   const { agents, pending, turnedAway, relay } = server.control.stats();
   r.gauge("edgemesh_agents", "Agents connected").set(agents.length);
   r.gauge("edgemesh_enrolled_nodes", "Nodes enrolled").set(server.identity.enrolments.list().length);
@@ -27,7 +16,5 @@ export function collectServerMetrics(server: RunningServer): Registry {
   r.counter("edgemesh_relay_channels_opened_total", "Channels opened").set(relay.opened);
   const refused = r.counter("edgemesh_relay_channels_refused_total", "Channels refused", ["reason"]);
   for (const [reason, n] of Object.entries(relay.refused)) refused.set(n, reason);
-  const objects = r.gauge("edgemesh_metadata_objects", "Objects in the snapshot", ["kind"]);
-  for (const kind of ["service", "slice", "node", "pod"] as const) objects.set(server.store.snapshot.count(kind), kind);
   return r;
 }

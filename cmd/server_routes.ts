@@ -4,10 +4,11 @@ import { hostPort } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import { MeshError } from "../lib/errors.ts";
 import { memoryUse } from "../lib/linux/process.ts";
-import { LOG_LEVELS, type LogLevel } from "../lib/log.ts";
+import type { LogLevel } from "../lib/log.ts";
 import { problemText } from "../lib/meta/problems.ts";
 import { type ServerStatus, STATUS_VERSION } from "../lib/status.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
+import { commonRoutes } from "./common_routes.ts";
 import type { RunningServer } from "./server.ts";
 import { nodeRoutes } from "./server_nodes.ts";
 import type { CreatedToken, ListedToken } from "./token.ts";
@@ -15,9 +16,9 @@ import type { CreatedToken, ListedToken } from "./token.ts";
 export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   const { identity } = server;
   return [
+    ...commonRoutes(server.readiness, setLogLevel),
     ...nodeRoutes(server),
     { method: "GET", path: "/v1/status", changes: false, handle: () => serverStatus(server) },
-    { method: "GET", path: "/livez", changes: false, handle: () => "ok\n" },
     {
       method: "GET",
       path: "/v1/tokens",
@@ -39,19 +40,6 @@ export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLeve
         if (!await identity.tokens.revoke(id)) {
           throw new MeshError("TOKEN_INVALID", `There is no token ${id}`, { hint: "edgemesh token list" });
         }
-        return {};
-      },
-    },
-    {
-      method: "PUT",
-      path: "/v1/log-level",
-      changes: true,
-      handle: ({ body }) => {
-        const level = (body as { level?: string } | undefined)?.level;
-        if (!LOG_LEVELS.includes(level as LogLevel)) {
-          throw new MeshError("CONFIG_INVALID", `Log level must be one of ${LOG_LEVELS.join(", ")}`);
-        }
-        setLogLevel(level as LogLevel);
         return {};
       },
     },
