@@ -109,7 +109,7 @@ export class Links {
     const payload = new Uint8Array(helloSize(hello));
     encodeHello(payload, 0, hello);
     link.give(frameBytes(TYPE.HELLO, 0, payload));
-    if (this.#peer === 0 && this.#early === undefined && host.sender.log.sent === 0) {
+    if (this.#peer === 0 && this.#early === undefined) {
       this.#early = link;
       host.sender.use(link);
     }

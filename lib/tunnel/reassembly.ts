@@ -6,8 +6,8 @@ const NOTHING = new Uint8Array(0);
 
 /**
  * Puts pieces of datagrams together. The sender writes the pieces of one datagram one after the other with no other
- * datagram between, so one buffer serves the whole session; a piece that does not continue the last one is dropped,
- * and so is a datagram that a change of carrier cut in two.
+ * datagram between, so one buffer serves the whole session; a piece that does not continue the last one is dropped.
+ * A change of carrier may cut a datagram in two: it is whole if no piece was lost.
  */
 export class Reassembly {
   #buffer: Uint8Array<ArrayBuffer> | undefined;
@@ -56,7 +56,7 @@ export class Reassembly {
     return "whole";
   }
 
-  /** Forgets a datagram that is not complete: its other pieces will not come on this carrier. */
+  /** Forgets a datagram that is not complete: its other pieces will not come. */
   reset(): void {
     if (this.#flow >= 0) this.#dropped++;
     this.#flow = -1;

@@ -249,14 +249,12 @@ export class SendLog {
     this.trim();
   }
 
-  /** Drops everything but the frames of `keep` that were never given to a carrier; counting starts at 0 again. */
+  /** Drops everything but the frames of `keep`, none of which was given to a carrier; counting starts at 0 again. */
   restart(keep: ReadonlyMap<number, Opened>): void {
     this.seal();
     const kept: Uint8Array[] = [];
     for (let i = 0; i < this.#count; i++) {
-      const { segment, offset, start, length } = this.#at(i);
-      // Batches go to a carrier whole.
-      if (offset < this.#high) continue;
+      const { segment, start, length } = this.#at(i);
       for (let at = start; at < start + length;) {
         const size = FRAME_HEADER + get24(segment.bytes, at + 1);
         if (keep.has(get32(segment.bytes, at + 4))) kept.push(segment.bytes.slice(at, at + size));

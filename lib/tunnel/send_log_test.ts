@@ -98,6 +98,19 @@ Deno.test("rewinding into a batch sends its rest, and leaves no room for an ACK 
   assert.equal(log.rewind(37), false, "never sent");
 });
 
+Deno.test("after a rewind into a batch and an ACK of that batch, the next one is sent from its beginning", () => {
+  const { log } = fresh();
+  log.data(1, pattern, 0, 10);
+  log.data(3, pattern, 10, 10);
+  sendAll(log);
+  log.data(1, pattern, 20, 10);
+  sendAll(log);
+  assert.ok(log.rewind(18));
+  assert.ok(log.ack(36));
+  assert.equal(log.next, 36);
+  assert.deepEqual(sendAll(log).map((b) => hex(rawFrames(b)[0]!.payload)), [hex(pattern.subarray(20, 30))]);
+});
+
 Deno.test("memory: segments go back when acknowledged, all of them after trim", () => {
   const { log, pool } = fresh(8 * SEGMENT);
   for (let i = 0; i < 60; i++) {

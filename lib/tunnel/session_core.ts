@@ -330,7 +330,6 @@ export class SessionCore {
     this.#peerBuild = hello.build;
     this.#table.peerLimits(hello.maxStreams, hello.maxFlows);
     this.#sender.limitAck(hello.retention);
-    this.#reassembly.reset();
     if (now - this.#downAt > DATAGRAM_STALE_MS) this.#sender.datagrams.clear();
     this.#downAt = Infinity;
     this.#pings.fail();
@@ -353,6 +352,7 @@ export class SessionCore {
       restarted: () => {
         this.#sender.restart(this.#table.restart(this.#sender.log.sent));
         this.#receiver.restart();
+        this.#reassembly.reset();
         this.#peerDraining = false;
       },
       activated: (link, hello) => this.#activated(link, hello),
