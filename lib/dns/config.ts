@@ -39,6 +39,13 @@ export interface DnsConfig {
   readonly hosts: Readonly<Record<string, readonly string[]>>;
   /** Namespaces whose Services this host's own processes may call `web` and `web.shop`; empty = none. */
   readonly searchNamespaces: readonly string[];
+  /**
+   * Strips addresses of private, loopback and link-local networks from upstreams' answers, so that no web page can make
+   * a browser on this network talk to what is in it. Off: names of companies and homes lead to such addresses rightly.
+   */
+  readonly rebindProtection: boolean;
+  /** Zones whose names may have such addresses all the same; zones of `forwards` always may. */
+  readonly rebindAllow: readonly string[];
   /** Bytes for answers of upstreams. */
   readonly cacheBytes: number;
   /** Seconds: upper bound for TTLs of upstreams. */
@@ -70,6 +77,8 @@ export const DEFAULT_DNS_CONFIG: DnsConfig = {
   resolvConf: "/etc/resolv.conf",
   hosts: {},
   searchNamespaces: [],
+  rebindProtection: false,
+  rebindAllow: [],
   cacheBytes: 8 << 20,
   maxTtl: 3600,
   maxNegativeTtl: 300,

@@ -8,7 +8,7 @@ import type { Loop } from "../net.ts";
 import type { AnswerCache } from "./cache.ts";
 import { type Entry, isNegative } from "./entry.ts";
 import type { Labels } from "./labels.ts";
-import { type CacheTimes, FAILURE_TTL, failureEntry, type Received, scrub } from "./scrub.ts";
+import { FAILURE_TTL, failureEntry, type Received, scrub, type ScrubRules } from "./scrub.ts";
 import { UpstreamIo } from "./upstream_io.ts";
 import type { UpstreamResult } from "./upstream.ts";
 import type { UpstreamSpec } from "./upstream_server.ts";
@@ -42,7 +42,7 @@ export interface ForwarderDeps {
   readonly cache: AnswerCache;
   readonly writer: MessageWriter;
   readonly random: (into: Uint8Array) => void;
-  readonly times: CacheTimes;
+  readonly times: ScrubRules;
   /** Called before somebody is asked: the upstreams may have changed. */
   readonly refresh?: () => void;
 }

@@ -332,6 +332,42 @@ Deno.test("foreign: truncated, and TCP refused: what there is, marked as truncat
   await server.close();
 });
 
+Deno.test("rebinding: addresses of this network are stripped from public names where switched on, except where allowed", async () => {
+  const zone: Record<string, packet.Answer[]> = {};
+  for (const ip of ["10.0.0.1", "127.0.0.1", "169.254.169.254", "192.168.1.1", "100.64.0.1", "0.0.0.0", "192.0.2.80"]) {
+    zone["evil.test/A"] = [...zone["evil.test/A"] ?? [], A("evil.test", 60, ip)];
+    zone["nas.lan.test/A"] = [...zone["nas.lan.test/A"] ?? [], A("nas.lan.test", 60, ip)];
+  }
+  zone["six.test/AAAA"] = ["::1", "fe80::1", "fd00::1", "2001:db8::1"].map((data) => ({
+    name: "six.test",
+    type: "AAAA",
+    ttl: 60,
+    data,
+  }));
+  const ips = (r: Awaited<ReturnType<TestServer["ask"]>>) => r.answers!.map((x) => (x as { data: string }).data).sort();
+  const on = start(upstreamProgram(zone), { rebindProtection: true, rebindAllow: ["lan.test"] });
+  assert.deepEqual(ips(await on.ask("evil.test", "A", { edns: 1232 })), ["192.0.2.80"]);
+  assert.equal(ips(await on.ask("nas.lan.test", "A", { edns: 1232 })).length, 7);
+  assert.deepEqual(ips(await on.ask("six.test", "AAAA", { edns: 1232 })), ["2001:db8::1"]);
+  await on.close();
+  const off = start(upstreamProgram(zone));
+  assert.equal(ips(await off.ask("evil.test", "A", { edns: 1232 })).length, 7);
+  await off.close();
+});
+
+Deno.test("foreign: an upstream that asks us back goes in no circles", async () => {
+  let asked = 0;
+  // A stub on this host whose own upstream is us: every question comes back, from an allowed address.
+  const server: TestServer = start((bytes) => {
+    asked++;
+    server.network.deliver(bytes, { ip: "127.0.0.1", port: 5300 }, server.address);
+  });
+  const got = await server.ask("a.test");
+  assert.equal(got.rcode, "SERVFAIL");
+  assert.ok(asked <= 6, `${asked} questions for one name`);
+  await server.close();
+});
+
 Deno.test("foreign: a source with too many questions under way is refused, others are not", async () => {
   const server = start(undefined, { maxPendingPerSource: 3 });
   const from = { ip: "10.1.0.1", port: 5000 };

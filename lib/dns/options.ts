@@ -27,6 +27,11 @@ export function answerOptions(config: DnsConfig, listen: readonly IpPort[]): Rev
   };
 }
 
+/** Zones whose names may lead into private networks. Throws MeshError CONFIG_INVALID. */
+export function rebindAllowed(config: DnsConfig): readonly Labels[] {
+  return [...config.rebindAllow, ...config.forwards.map((f) => f.zone)].map(zoneLabels).filter((z) => z.length > 0);
+}
+
 /** Labels of a configured zone, lower case. Throws MeshError CONFIG_INVALID. */
 export function zoneLabels(zone: string): Labels {
   const labels = labelsOf(zone);

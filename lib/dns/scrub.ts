@@ -7,8 +7,14 @@ import { FLAG, RCODE, TYPE } from "./constants.ts";
 import { type Entry, makeEntry } from "./entry.ts";
 import { endsWith, type Labels, lowerLabels } from "./labels.ts";
 import { type Message, readMessage } from "./reader.ts";
+import type { AllowRecord } from "./rebind.ts";
 import type { ResourceRecord } from "./records.ts";
 import type { MessageWriter } from "./writer.ts";
+
+export interface ScrubRules extends CacheTimes {
+  /** Undefined = every record. */
+  readonly allow?: AllowRecord;
+}
 
 export interface CacheTimes {
   /** Seconds: longer TTLs are cut to this. */
@@ -38,7 +44,7 @@ export interface Received {
 export function scrub(
   bytes: Uint8Array,
   asked: Received,
-  times: CacheTimes,
+  times: ScrubRules,
   writer: MessageWriter,
 ): Entry | undefined {
   const message = readMessage(bytes);
@@ -56,7 +62,10 @@ export function scrub(
     ttl = Math.min(ttl, capped);
     return { ...record, name: spelled(record.name), ttl: capped };
   };
-  for (const record of answers) if (!writer.record("answer", cut(record))) return undefined;
+  for (const record of answers) {
+    if (times.allow && !times.allow(question.name, record)) continue;
+    if (!writer.record("answer", cut(record))) return undefined;
+  }
   const complete = answers.some((r) => r.type === question.type || question.type === TYPE.ANY);
   if (rcode === RCODE.NXDOMAIN || (rcode === RCODE.NOERROR && !complete)) {
     ttl = Math.min(ttl, negative(message, { last, dnssec, writer, max: times.maxNegativeTtl }));

@@ -14,9 +14,10 @@ import { explainName } from "./explain_name.ts";
 import { Forwarder, type ForwardRoute } from "./forwarder.ts";
 import { HostsTable } from "./hosts.ts";
 import { type Sources, SourceTable } from "./limit.ts";
-import { answerOptions, cidrs, zoneLabels } from "./options.ts";
+import { answerOptions, cidrs, rebindAllowed, zoneLabels } from "./options.ts";
 import type { CacheStore } from "./persist.ts";
 import type { Query } from "./query.ts";
+import { rebindFilter } from "./rebind.ts";
 import { DNS_PORT, findUpstreams, isOurs, type ReadText } from "./resolvconf.ts";
 import { type ReplyPath, Resolver, type Transport } from "./resolver.ts";
 import { udpLimit } from "./response.ts";
@@ -107,6 +108,7 @@ export class DnsServer {
         maxTtl: config.mode === "cache" ? Math.min(CACHE_MODE_TTL, config.maxTtl) : config.maxTtl,
         maxNegativeTtl: config.maxNegativeTtl,
         staleFor: config.serveStale,
+        ...(config.rebindProtection ? { allow: rebindFilter(rebindAllowed(config)) } : {}),
       },
       refresh: () => this.#followResolvConf(),
     });

@@ -3,6 +3,8 @@
  * happens when upstreams fail, when everything outside is gone, and who gets no answer at all.
  */
 import assert from "node:assert/strict";
+import { disintegrate, integrate, type ResolverHost } from "../../lib/dns/integrate.ts";
+import { nullLogger } from "../../lib/log.ts";
 import { exec, until } from "../../lib/lab/exec.ts";
 import type { Host } from "../../lib/lab/host.ts";
 import { DnsLab, MESH, MESH6, UPSTREAM_ZONE } from "./dns_fixture.ts";
@@ -304,3 +306,35 @@ labTest(
     assert.equal(await getent(lab.pod, "web"), "10.96.0.7");
   },
 );
+
+labTest("dns: resolv.conf of the host is edited, used by its C library, and restored byte for byte", async () => {
+  const original = "# by DHCP\nsearch lan\nnameserver 198.51.100.1\n";
+  await using lab = await DnsLab.open({ resolvConf: original });
+  await lab.upstream(1);
+  await lab.start();
+  assert.equal(await getent(lab.node, FQDN), "not found");
+  const path = "/etc/resolv.conf";
+  const host: ResolverHost = {
+    readText: (file) => Deno.readTextFileSync(lab.node.path(file)),
+    writeText: (file, text) => Deno.writeTextFile(lab.node.path(file), text),
+    isSymlink: (file) => Deno.lstatSync(lab.node.path(file)).isSymlink,
+    run: () => Promise.resolve(false),
+  };
+  const done = await integrate(host, {
+    mode: "auto",
+    resolvConf: path,
+    link: "edgemesh0",
+    edit: { addresses: [MESH], search: ["shop.svc.cluster.local", "svc.cluster.local"] },
+    zones: ["cluster.local"],
+  });
+  assert.deepEqual(done, { kind: "file", path });
+  for (const name of [FQDN, "web", "web.shop"]) assert.equal(await getent(lab.node, name), "10.96.0.7", name);
+  // We are our own upstream's neighbour in that file and still find the other one.
+  lab.server.signal("SIGHUP");
+  assert.equal(await getent(lab.node, "www.example.test"), "192.0.2.80");
+  // The agent stopped: the host's own servers are still there, and its library goes on to them at once.
+  await lab.server.stop();
+  assert.equal(await getent(lab.node, "www.example.test"), "192.0.2.80");
+  assert.equal(await disintegrate(host, { resolvConf: path, link: "edgemesh0" }, nullLogger), true);
+  assert.equal(await Deno.readTextFile(lab.node.path(path)), original);
+});
