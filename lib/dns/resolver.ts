@@ -76,8 +76,8 @@ export class Resolver {
   }
 
   /**
-   * Handles one message. Returns the length of the response in {@link out}; 0 = no response now (dropped, or `later`
-   * was asked for a path and will be used). `limit` is the largest response the transport and the client can take.
+   * Handles one message. Returns the length of the response in {@link out}; 0 = no response now: it was dropped, or
+   * the transport was asked for a path on which the response will come later.
    */
   handle(bytes: Uint8Array, length: number, source: Source, transport: Transport): number {
     const query = this.#query;
