@@ -4,7 +4,9 @@ import { nullLogger } from "../log.ts";
 import { disintegrate, integrate, type IntegrateOptions, type ResolverHost } from "./integrate.ts";
 import { hasUs, withoutUs, withUs } from "./resolv_edit.ts";
 import { parseResolvConf } from "./resolvconf.ts";
+import { MemoryMeta } from "./testing_meta.ts";
 import { judgeUsage } from "./usage.ts";
+import { gatherUsage } from "./usage_gather.ts";
 
 const EDIT = { addresses: ["169.254.96.16"], search: ["svc.cluster.local", "cluster.local"] };
 const FILES = [
@@ -136,3 +138,56 @@ for (
     assert.equal(usage.completesNames, text?.includes("svc.cluster.local") ?? false);
   });
 }
+
+/** As the kernel prints it. */
+const FIB_TRIE = `Main:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 0.0.0.0
+        /0 universe UNICAST
+     +-- 10.244.1.0/24 2 0 1
+        |-- 10.244.1.2
+           /32 host LOCAL
+     +-- 127.0.0.0/8 2 0 2
+        +-- 127.0.0.0/31 1 0 0
+           |-- 127.0.0.0
+              /8 host LOCAL
+           |-- 127.0.0.1
+              /32 host LOCAL
+        |-- 127.255.255.255
+           /32 link BROADCAST
+`;
+
+Deno.test("check: resolvers in use are found by network namespace, and named by the pods' addresses", () => {
+  const links: Record<string, string> = {
+    "/proc/self/ns/net": "net:[1]",
+    "/proc/1/ns/net": "net:[1]",
+    "/proc/20/ns/net": "net:[2]",
+    "/proc/21/ns/net": "net:[2]",
+    "/proc/30/ns/net": "net:[3]",
+    "/proc/40/ns/net": "net:[4]",
+  };
+  const texts: Record<string, string> = {
+    "/etc/resolv.conf": "nameserver 192.0.2.1\n",
+    "/proc/20/root/etc/resolv.conf": "nameserver 192.168.1.1\n",
+    "/proc/20/net/fib_trie": FIB_TRIE,
+    "/proc/30/root/etc/resolv.conf": "nameserver 169.254.96.16\n",
+    "/proc/30/net/fib_trie": FIB_TRIE.replaceAll("10.244.1.2", "172.17.0.2"),
+    "/proc/40/root/etc/resolv.conf": "nameserver 192.0.2.1\n",
+    "/proc/40/net/fib_trie": "Main:\n",
+  };
+  const proc = {
+    pids: () => [1, 20, 21, 30, 40, 50],
+    link: (path: string) => links[path],
+    text: (path: string) => texts[path],
+  };
+  const meta = new MemoryMeta({
+    pods: [{ namespace: "shop", name: "old-1", ips: ["10.244.1.2"], hostNetwork: false }],
+  });
+  const found = gatherUsage(proc, meta, FACTS);
+  assert.deepEqual(found.map((f) => [f.who, f.uses]), [
+    ["this host", "other"],
+    ["container at 172.17.0.2", "mesh"],
+    ["pod shop/old-1", "other"],
+  ]);
+  assert.match(found[2]!.hint!, /create the pod anew/);
+});
