@@ -92,6 +92,30 @@ Deno.test("a write into a broken connection takes nothing; what came before can 
   assert(!near.calls.includes("writable"));
 });
 
+Deno.test("a write that is the first to meet the break hides no bytes and makes no clean end of it", async () => {
+  await using loop = openLoop();
+  const { near, stream, other } = await connect(loop);
+  const arrived = readable(near);
+  other.write(Uint8Array.of(1, 2, 3), 0, 3);
+  await arrived;
+  // In one piece, before the loop can hear of it: the write takes the error away from the read.
+  other.reset("RESET");
+  assert.equal(stream.write(Uint8Array.of(9), 0, 1), 0);
+  assert.deepEqual(readAll(stream), { bytes: [1, 2, 3], last: WOULD_BLOCK });
+  assert.equal(await near.over.promise, "RESET");
+});
+
+Deno.test("a reset after the end was read is told at once: nothing is left to be read", async () => {
+  await using loop = EpollLoop.open({ clock: new FakeClock(), log: nullLogger });
+  const { near, stream, other } = await connect(loop);
+  const arrived = readable(near);
+  other.closeWrite();
+  await arrived;
+  assert.equal(readAll(stream).last, 0);
+  other.reset("RESET");
+  assert.equal(await near.over.promise, "RESET");
+});
+
 Deno.test("an owner that does not read is told of a reset after the grace time", async () => {
   const clock = new FakeClock();
   await using loop = EpollLoop.open({ clock, log: nullLogger });

@@ -87,6 +87,18 @@ Deno.test("small and large datagrams sent in one callback arrive in the order th
   assert.deepEqual(sizes, sent);
 });
 
+Deno.test("senders of both families are told apart on one loop", async () => {
+  await using loop = openLoop();
+  for (const ip of ["127.0.0.1", "::1", "127.0.0.1", "::1"]) {
+    const from = Promise.withResolvers<IpPort>();
+    const server = loop.bindUdp({ ip, port: 0 }, (_bytes, _length, sender) => from.resolve(sender));
+    const client = loop.bindUdp({ ip, port: 0 }, () => {});
+    client.send(new Uint8Array(1), 1, server.local);
+    const { ip: seen, port } = await from.promise;
+    assert.deepEqual({ ip: seen, port }, client.local);
+  }
+});
+
 Deno.test("two hundred answers of one callback leave, in batches; those of a socket that closes leave before it", async () => {
   await using loop = openLoop();
   let got = 0;

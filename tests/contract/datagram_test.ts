@@ -28,16 +28,10 @@ for (const ip of ["127.0.0.1", "::1"]) {
     const loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
     /** Two sockets that send to each other: a flow in the simplest form. */
     const end = (handler: FlowHandler, peer: () => IpPort) => {
-      let over = false;
-      const socket: UdpSocket = loop.bindUdp({ ip, port: 0 }, (bytes, length) => {
-        if (!over) handler.onDatagram(bytes, length);
-      });
+      const socket: UdpSocket = loop.bindUdp({ ip, port: 0 }, (bytes, length) => handler.onDatagram(bytes, length));
       const flow: DatagramFlow = {
         send: (bytes, length) => socket.send(bytes, length, peer()),
-        close() {
-          over = true;
-          socket.close();
-        },
+        close: () => socket.close(),
       };
       return { socket, flow };
     };
