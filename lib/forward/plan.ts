@@ -8,6 +8,7 @@ import { serviceKey } from "../meta/model.ts";
 import type { ForwardConfig, NodeFacts } from "./facts.ts";
 import { type Frontend, frontendKey, type Plan, type PlannedPort, type PlannedService } from "./plan_model.ts";
 import { handlesService, planService } from "./plan_service.ts";
+import { policiesOf } from "./policies.ts";
 
 /** The plan before anything is known: no rule at all. */
 export function emptyPlan(facts: NodeFacts, config: ForwardConfig): Plan {
@@ -17,17 +18,19 @@ export function emptyPlan(facts: NodeFacts, config: ForwardConfig): Plan {
 /** Decides for every Service. `previous` saves work and keeps identities; it never changes the result. */
 export function planForwarding(meta: MetaReader, facts: NodeFacts, config: ForwardConfig, previous?: Plan): Plan {
   const reusable = previous && previous.facts === facts && previous.config === config ? previous.services : undefined;
+  const policies = policiesOf(meta);
   const services = new Map<ServiceKey, PlannedService>();
   for (const service of meta.services()) {
     const key = serviceKey(service.namespace, service.name);
     if (!handlesService(service, key, config)) continue;
     const slices = meta.slicesOf(service.namespace, service.name);
     const before = reusable?.get(key);
+    const policy = policies.get(key);
     services.set(
       key,
-      before?.complete && before.from === service && sameSlices(before.slices, slices)
+      before?.complete && before.from === service && before.policy === policy && sameSlices(before.slices, slices)
         ? before
-        : planService(service, slices, facts, config),
+        : planService({ service, slices, policy }, facts, config),
     );
   }
   resolveClaims(services, reusable);
@@ -86,5 +89,6 @@ function claimsOf(port: PlannedPort, frontend: Frontend): string[] {
 }
 
 function samePlanned(a: PlannedService, b: PlannedService): boolean {
-  return a.from === b.from && sameSlices(a.slices, b.slices) && JSON.stringify(a.ports) === JSON.stringify(b.ports);
+  return a.from === b.from && a.policy === b.policy && sameSlices(a.slices, b.slices) &&
+    JSON.stringify(a.ports) === JSON.stringify(b.ports);
 }

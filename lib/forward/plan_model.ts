@@ -3,6 +3,7 @@ import type { Family } from "../addr.ts";
 import type { EndpointSlice, Protocol, Service, ServiceKey } from "../meta/model.ts";
 import type { IpPort } from "../net.ts";
 import type { Balance, ForwardConfig, NodeFacts } from "./facts.ts";
+import type { ServicePolicy } from "./policies.ts";
 
 /** Balances that nf_tables can do; all others make every endpoint of the Service go through the agent. */
 export const KERNEL_BALANCES: ReadonlySet<Balance> = new Set(["round-robin", "random", "source-hash"]);
@@ -71,6 +72,7 @@ export interface PlannedService {
   /** The objects this was made from: equal references mean nothing changed. */
   readonly from: Service;
   readonly slices: readonly EndpointSlice[];
+  readonly policy: ServicePolicy | undefined;
   readonly ports: readonly PlannedPort[];
   /** False: another Service owns some of its addresses, so it is made anew each time (the other may go). */
   readonly complete: boolean;

@@ -13,6 +13,7 @@ import {
   type Way,
   type WayReason,
 } from "./plan_model.ts";
+import type { ServicePolicy } from "./policies.ts";
 import { type Selectable, selectEndpoints } from "./select.ts";
 
 /** Kubernetes' label for Services that another service proxy handles. */
@@ -30,26 +31,27 @@ export function handlesService(service: Service, key: ServiceKey, config: Forwar
   return !config.leaveAlone.includes(key);
 }
 
-/** Plans all ports of a Service that {@link handlesService} accepted. */
-export function planService(
-  service: Service,
-  slices: readonly EndpointSlice[],
-  facts: NodeFacts,
-  config: ForwardConfig,
-): PlannedService {
-  const key = serviceKey(service.namespace, service.name);
-  const notes: string[] = [];
-  const ports: PlannedPort[] = [];
-  for (const ip of service.clusterIPs) {
-    for (const port of service.ports) ports.push(planPort({ service, key, slices, facts, config, notes }, port, ip));
-  }
-  return { key, from: service, slices, ports, complete: true, notes };
+/** What a Service's plan is made from. */
+export interface ServiceSource {
+  readonly service: Service;
+  readonly slices: readonly EndpointSlice[];
+  readonly policy: ServicePolicy | undefined;
 }
 
-interface Work {
-  readonly service: Service;
+/** Plans all ports of a Service that {@link handlesService} accepted. */
+export function planService(source: ServiceSource, facts: NodeFacts, config: ForwardConfig): PlannedService {
+  const { service, slices, policy } = source;
+  const key = serviceKey(service.namespace, service.name);
+  const notes: string[] = [...policy?.notes ?? []];
+  const ports: PlannedPort[] = [];
+  for (const ip of service.clusterIPs) {
+    for (const port of service.ports) ports.push(planPort({ ...source, key, facts, config, notes }, port, ip));
+  }
+  return { key, from: service, slices, policy, ports, complete: true, notes };
+}
+
+interface Work extends ServiceSource {
   readonly key: ServiceKey;
-  readonly slices: readonly EndpointSlice[];
   readonly facts: NodeFacts;
   readonly config: ForwardConfig;
   readonly notes: string[];
@@ -63,7 +65,7 @@ interface Candidate extends Selectable {
 function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort {
   const { service, config } = work;
   const family = familyOf(clusterIp);
-  const balance = config.balance;
+  const balance = work.policy?.perPort.get(port.port) ?? work.policy?.balance ?? config.balance;
   const candidates = gather(work, port, family, balance);
   const externallyAccessible = service.externalIPs.length > 0 || service.loadBalancerIPs.length > 0 ||
     service.ports.some((p) => p.nodePort !== undefined);

@@ -92,6 +92,11 @@ export function agentSlots(verdict: Verdict): readonly Slot[] {
   return bound.length > 0 ? bound : verdict.slots;
 }
 
+/** Whether a failed dial says something about the endpoint, and not about us. */
+function saysDown(reason: ReasonCode): boolean {
+  return reason !== "LIMIT" && reason !== "SHUTDOWN" && reason !== "KERNEL" && reason !== "INTERNAL";
+}
+
 /** From accept to the pipe's end. Its handlers serve both stages: the client while it waits, the endpoint while it is dialled. */
 class Connection implements Tracked {
   readonly #deps: TcpDeps;
@@ -183,6 +188,7 @@ class Connection implements Tracked {
     this.#dialled = undefined;
     this.#slot = undefined;
     this.#failed.add(slot.key);
+    if (saysDown(reason)) this.#deps.picker.failed(this.#found.port, slot, this.#deps.clock.now());
     this.#way(slot).dialFailures++;
     this.#deps.log.debug("Endpoint did not answer", {
       service: this.#found.port.id,
@@ -198,6 +204,7 @@ class Connection implements Tracked {
     const way = this.#way(this.#slot!);
     way.opened++;
     way.active++;
+    this.#deps.picker.opened(this.#found.port, this.#slot!);
     this.#pipe = join(this.#deps, this.#accepted.stream, this.#dialled!, (reason) => this.#end(reason));
   }
 
@@ -215,6 +222,7 @@ class Connection implements Tracked {
     if (this.#pipe) {
       const way = this.#way(this.#slot!);
       way.active--;
+      this.#deps.picker.closed(this.#found.port, this.#slot!);
       way.bytesOut += this.#pipe.forward;
       way.bytesIn += this.#pipe.backward;
     }
