@@ -56,6 +56,8 @@ export const LAYOUTS = {
   msghdr: same(56, { name: 0, namelen: 8, iov: 16, iovlen: 24, control: 32, controllen: 40, flags: 48 }),
   mmsghdr: same(64, { hdr: 0, len: 56 }),
   linger: same(8, { onoff: 0, linger: 4 }),
+  /** <netinet/in.h> */
+  ip_mreqn: same(12, { group: 0, address: 4, ifindex: 8 }),
   pollfd: same(8, { fd: 0, events: 4, revents: 6 }),
   /** <net/if.h> */
   ifreq: same(40, { name: 0, flags: 16, ifindex: 16, mtu: 16 }),
@@ -115,6 +117,11 @@ export const SO_MARK = 36;
 /** Same number on level SOL_IP and (as IP6T_SO_ORIGINAL_DST) on SOL_IPV6. */
 export const SO_ORIGINAL_DST = 80;
 export const IP_FREEBIND = 15;
+export const IP_MULTICAST_IF = 32;
+export const IP_ADD_MEMBERSHIP = 35;
+export const IP_DROP_MEMBERSHIP = 36;
+/** Whether a socket hears groups that others on the host have joined. */
+export const IP_MULTICAST_ALL = 49;
 export const IPV6_V6ONLY = 26;
 export const IPV6_FREEBIND = 78;
 

@@ -39,6 +39,7 @@ const COMMON: Record<string, readonly [size: number, ...offsets: number[]]> = {
   msghdr: [56, 0, 8, 16, 24, 32, 40, 48],
   mmsghdr: [64, 0, 56],
   linger: [8, 0, 4],
+  ip_mreqn: [12, 0, 4, 8],
   pollfd: [8, 0, 4, 6],
   ifreq: [40, 0, 16, 16, 16],
 };
