@@ -64,6 +64,11 @@ export class Follower {
     this.#feed({ type: "start" });
   }
 
+  /** The API answers others again. */
+  nudge(): void {
+    this.#feed({ type: "nudge" });
+  }
+
   async stop(): Promise<void> {
     const last = this.#request?.done;
     this.#feed({ type: "stop" });

@@ -12,6 +12,8 @@ export type Input =
   | { readonly type: "stop" }
   /** Time has passed {@link Reflector.deadline}. */
   | { readonly type: "time" }
+  /** The API answers others again after it had not: what is quiet may be dead, what waits need not. */
+  | { readonly type: "nudge" }
   /** Bytes of a list arrived, or a page was taken in. */
   | { readonly type: "progress"; readonly attempt: number }
   /** A page was taken in; `more` continues it. */
@@ -77,6 +79,8 @@ type State =
 export const ANSWER_MS = 8_000;
 /** No event and no bookmark for so long: the stream may be dead. Servers send a bookmark about every minute, so a quiet resource opens a new watch once in a while, which costs nothing; a silent server is noticed within the minute. */
 export const SILENCE_MS = 50_000;
+/** A watch that was heard of more recently than this outlived whatever others went through. */
+const QUIET_MS = 2_000;
 /** What the server is asked to limit a watch to; random in this range so that watches do not end together. */
 const WATCH_SECONDS = { min: 240, max: 300 };
 /** Short steps: an API that is back shall be followed again within five seconds. */
@@ -85,6 +89,8 @@ const BACKOFF: BackoffLimits = { firstMs: 250, maxMs: 3_000 };
 const SHORT_WATCH_MS = 1_000;
 /** Rights and CRDs come by a person's hand. */
 const RARE_MS = 30_000;
+/** Tries before that: about ten seconds. */
+const SOON_TRIES = 6;
 /** Longest Retry-After that is honoured. */
 const MAX_RETRY_AFTER_MS = 60_000;
 /** Watches that break one after the other before a list is tried: the version may be what the server chokes on. */
@@ -98,6 +104,9 @@ export class Reflector {
   #attempt = 0;
   #watchFailures = 0;
   #rejected = false;
+  #absences = 0;
+  /** Whether a list was ever complete. */
+  #listed = false;
 
   /** `random` returns numbers in [0, 1). */
   constructor(random: () => number) {
@@ -138,6 +147,8 @@ export class Reflector {
         return this.#stop();
       case "time":
         return this.#time(now);
+      case "nudge":
+        return this.#nudge(now);
       case "progress":
         if (this.#state.name === "listing") this.#state = { ...this.#state, heard: now };
         return [];
@@ -148,7 +159,7 @@ export class Reflector {
       case "broke":
         return this.#failed(undefined, now);
       case "unknown":
-        return this.#state.name === "listing" ? this.#rarely({ name: "unknown" }, now) : [];
+        return this.#state.name === "listing" ? this.#absent({ name: "unknown" }, now) : [];
       case "opened":
         return this.#opened(now);
       case "event":
@@ -189,6 +200,13 @@ export class Reflector {
     }
   }
 
+  #nudge(now: number): Action[] {
+    const s = this.#state;
+    if (s.name === "watching" && now - s.heard >= QUIET_MS) return [...this.#cancel(), ...this.#watch(s.version, now)];
+    if (s.name === "waiting" && this.#health?.name === "failing") this.#state = { ...s, until: now };
+    return [];
+  }
+
   #list(now: number): Action[] {
     this.#state = { name: "listing", attempt: ++this.#attempt, paged: false, heard: now };
     return [{ do: "list", attempt: this.#attempt, token: undefined }];
@@ -201,6 +219,8 @@ export class Reflector {
     }
     this.#backoff.reset();
     this.#watchFailures = 0;
+    this.#absences = 0;
+    this.#listed = true;
     return [{ do: "commit" }, ...this.#report({ name: "following" }), ...this.#watch(input.version, now)];
   }
 
@@ -214,6 +234,7 @@ export class Reflector {
   #opened(now: number): Action[] {
     const s = this.#state;
     if (s.name !== "opening") return [];
+    this.#absences = 0;
     this.#state = { name: "watching", attempt: s.attempt, version: s.version, since: now, heard: now };
     return this.#report({ name: "following" });
   }
@@ -265,8 +286,8 @@ export class Reflector {
       return out;
     }
     if (status === 401) return [...out, { do: "reauthenticate" }, ...this.#failed(status, now)];
-    if (status === 403) return [...out, ...this.#rarely({ name: "forbidden" }, now)];
-    if (status === 404 || status === 405) return [...out, ...this.#rarely({ name: "unknown" }, now)];
+    if (status === 403) return [...out, ...this.#absent({ name: "forbidden" }, now)];
+    if (status === 404 || status === 405) return [...out, ...this.#absent({ name: "unknown" }, now)];
     return [...out, ...this.#failed(status, now, retryAfterMs)];
   }
 
@@ -281,6 +302,18 @@ export class Reflector {
     this.#state = { name: "waiting", until: now + wait, version };
     // One watch that breaks is everyday life; two without a word in between are worth a line.
     return s.name === "watching" ? [] : this.#report({ name: "failing", status });
+  }
+
+  /**
+   * Forbidden or not there. An API server that has just started says so of everything for some seconds, until it has
+   * read its own rules and CRDs: what worked before is a failure first, and either is tried again soon at first.
+   */
+  #absent(health: Health, now: number): Action[] {
+    if (++this.#absences > SOON_TRIES) return this.#rarely(health, now);
+    // Undefined for the status: it says nothing about the version we watch from.
+    if (this.#listed) return this.#failed(undefined, now);
+    this.#state = { name: "waiting", until: now + this.#backoff.next(), version: undefined };
+    return this.#report(health);
   }
 
   #rarely(health: Health, now: number): Action[] {

@@ -23,7 +23,7 @@ class Rig {
   }
 
   #whole(input: DistributiveOmit<Input, "attempt"> & { attempt?: number }): Input {
-    const own = input.type === "start" || input.type === "stop" || input.type === "time";
+    const own = ["start", "stop", "time", "nudge"].includes(input.type);
     return (own ? input : { attempt: this.attempt, ...input }) as Input;
   }
 
@@ -75,6 +75,7 @@ const TABLE: [string, DistributiveOmit<Input, "attempt">, string[], string][] = 
   ["stopped", { type: "start" }, ["list"], "listing"],
   ["stopped", { type: "stop" }, [], "stopped"],
   ["stopped", { type: "time" }, [], "stopped"],
+  ["stopped", { type: "nudge" }, [], "stopped"],
   ["stopped", { type: "progress" }, [], "stopped"],
   ["stopped", page("9"), [], "stopped"],
   ["stopped", refused(500), [], "stopped"],
@@ -88,6 +89,7 @@ const TABLE: [string, DistributiveOmit<Input, "attempt">, string[], string][] = 
   ["listing", { type: "start" }, [], "listing"],
   ["listing", { type: "stop" }, ["cancel"], "stopped"],
   ["listing", { type: "time" }, [], "listing"],
+  ["listing", { type: "nudge" }, [], "listing"],
   ["listing", { type: "progress" }, [], "listing"],
   ["listing", page("9"), ["commit", "report following", "watch 9"], "opening"],
   ["listing", page("9", "token"), ["list token"], "listing"],
@@ -106,12 +108,13 @@ const TABLE: [string, DistributiveOmit<Input, "attempt">, string[], string][] = 
   ["opening", { type: "start" }, [], "opening"],
   ["opening", { type: "stop" }, ["cancel"], "stopped"],
   ["opening", { type: "time" }, [], "opening"],
+  ["opening", { type: "nudge" }, [], "opening"],
   ["opening", { type: "progress" }, [], "opening"],
   ["opening", page("9"), [], "opening"],
   ["opening", refused(500), ["report failing"], "waiting"],
   ["opening", refused(401), ["reauthenticate", "report failing"], "waiting"],
-  ["opening", refused(403), ["report forbidden"], "waiting"],
-  ["opening", refused(404), ["report unknown"], "waiting"],
+  ["opening", refused(403), ["report failing"], "waiting"],
+  ["opening", refused(404), ["report failing"], "waiting"],
   ["opening", refused(410), ["list"], "listing"],
   ["opening", { type: "broke" }, ["report failing"], "waiting"],
   ["opening", { type: "unknown" }, [], "opening"],
@@ -123,12 +126,13 @@ const TABLE: [string, DistributiveOmit<Input, "attempt">, string[], string][] = 
   ["watching", { type: "start" }, [], "watching"],
   ["watching", { type: "stop" }, ["cancel"], "stopped"],
   ["watching", { type: "time" }, [], "watching"],
+  ["watching", { type: "nudge" }, [], "watching"],
   ["watching", { type: "progress" }, [], "watching"],
   ["watching", page("9"), [], "watching"],
   ["watching", refused(500), ["cancel"], "waiting"],
   ["watching", refused(401), ["cancel", "reauthenticate"], "waiting"],
-  ["watching", refused(403), ["cancel", "report forbidden"], "waiting"],
-  ["watching", refused(404), ["cancel", "report unknown"], "waiting"],
+  ["watching", refused(403), ["cancel"], "waiting"],
+  ["watching", refused(404), ["cancel"], "waiting"],
   ["watching", refused(410), ["cancel", "list"], "listing"],
   ["watching", { type: "broke" }, [], "waiting"],
   ["watching", { type: "unknown" }, [], "watching"],
@@ -141,6 +145,7 @@ const TABLE: [string, DistributiveOmit<Input, "attempt">, string[], string][] = 
     [state, { type: "start" }, [], "waiting"],
     [state, { type: "stop" }, [], "stopped"],
     [state, { type: "time" }, [], "waiting"],
+    [state, { type: "nudge" }, [], "waiting"],
     [state, { type: "progress" }, [], "waiting"],
     [state, page("9"), [], "waiting"],
     [state, refused(500), [], "waiting"],
@@ -186,6 +191,23 @@ Deno.test("reflector: inputs of an earlier attempt are ignored", () => {
   assert.deepEqual(rig.do({ type: "event", version: "99", attempt: old }, { type: "broke", attempt: old }), []);
   assert.equal(rig.reflector.state, "watching");
   assert.deepEqual(rig.wait(), ["cancel", "watch 7"], "the version of the old attempt was not taken");
+});
+
+Deno.test("reflector: a nudge opens a quiet watch anew and ends a wait after failure, but not one for rights", () => {
+  const quiet = new Rig();
+  INTO.watching!(quiet);
+  quiet.now += 1_999;
+  assert.deepEqual(quiet.do({ type: "nudge" }), [], "heard of just now");
+  quiet.now += 1;
+  assert.deepEqual(quiet.do({ type: "nudge" }), ["cancel", "watch 7"]);
+  const failing = new Rig();
+  INTO["waiting to watch"]!(failing);
+  failing.do({ type: "nudge" });
+  assert.equal(failing.waits, 0);
+  const forbidden = new Rig();
+  INTO.listing!(forbidden);
+  forbidden.do(refused(403), { type: "nudge" });
+  assert.ok(forbidden.waits > 0);
 });
 
 Deno.test("reflector: a plain end goes on from the last version, without a list and without a pause", () => {
@@ -281,19 +303,43 @@ Deno.test("reflector: health is reported once per change", () => {
   ]);
 });
 
-Deno.test("reflector: missing rights and resources are asked for every half minute or so, and taken up when there", () => {
+Deno.test("reflector: missing rights and resources are told at once, asked for soon at first, then twice a minute", () => {
   for (const [status, name] of [[403, "forbidden"], [404, "unknown"]] as const) {
     const rig = new Rig();
     INTO.listing!(rig);
-    rig.do(refused(status));
-    for (let i = 0; i < 4; i++) {
-      assert.ok(rig.waits >= 15_000 && rig.waits <= 30_000);
+    assert.deepEqual(rig.do(refused(status)), [`report ${name}`]);
+    for (let i = 0; i < 10; i++) {
+      assert.ok(i < 6 ? rig.waits <= 3_000 : rig.waits >= 15_000 && rig.waits <= 30_000, `${i}: ${rig.waits}`);
       rig.wait();
       rig.do(refused(status));
     }
     rig.wait();
     assert.deepEqual(rig.do(page("1")), ["commit", "report following", "watch 1"]);
     assert.deepEqual(rig.log.filter((l) => l === `report ${name}`).length, 1);
+  }
+});
+
+Deno.test("reflector: an API server that has just started forbids everything for a moment: no list, no false report", () => {
+  for (const status of [403, 404]) {
+    const rig = new Rig();
+    INTO.watching!(rig);
+    rig.do({ type: "broke" });
+    for (let i = 0; i < 4; i++) {
+      rig.wait();
+      rig.do(refused(status));
+    }
+    rig.wait();
+    rig.do({ type: "opened" });
+    assert.equal(rig.reflector.state, "watching");
+    assert.ok(!rig.log.some((l) => l.includes("forbidden") || l.includes("unknown")));
+    assert.ok(rig.now < 15_000);
+    // Rights that were really taken away are told after some seconds.
+    rig.do({ type: "broke" });
+    for (let i = 0; i < 8; i++) {
+      rig.wait();
+      rig.do(refused(status));
+    }
+    assert.ok(rig.log.includes(status === 403 ? "report forbidden" : "report unknown"));
   }
 });
 

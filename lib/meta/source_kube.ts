@@ -55,6 +55,8 @@ const FORGET_MS = 60_000;
 /** What follows one resource. */
 export interface Following {
   start(): void;
+  /** The API answers others again after it had not. */
+  nudge(): void;
   stop(): Promise<void>;
 }
 
@@ -180,6 +182,8 @@ export class KubeSource implements MetaSource {
     const before = entry.health;
     entry.health = health;
     if (before?.name !== health.name) this.#tell(entry, before, health);
+    const back = before?.name === "failing" && health.name !== "failing";
+    if (back) { for (const other of this.#entries) if (other !== entry && other.active) other.following.nudge(); }
     if (entry.resource === ENDPOINT_SLICES) this.#fallBack(entry);
     // What slices of another time are still there would be a second truth beside the Endpoints.
     if (entry.resource === ENDPOINTS && health.name === "following") this.#slicesOf(entry).sink.clear();
