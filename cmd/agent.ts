@@ -147,7 +147,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
-  const paths = agentPaths({ config, identity, loop, virtual: () => [...cidrs, ...facts.podCidrs] });
+  const paths = agentPaths({ config, identity, loop, log, virtual: () => [...cidrs, ...facts.podCidrs] });
   const tunnel: AgentTunnel = makeTunnel({
     paths: paths?.options,
     config,

@@ -2,19 +2,27 @@
 import { createHash } from "node:crypto";
 import { type Cidr, parseCidr, parseHostPort } from "../lib/addr.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { MeshError } from "../lib/errors.ts";
+import { describe, MeshError } from "../lib/errors.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { type LanAddress, lanAddresses } from "../lib/linux/lan.ts";
 import { Links } from "../lib/linux/links.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
+import { MulticastSocket } from "../lib/linux/multicast.ts";
 import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
+import type { Logger } from "../lib/log.ts";
+import type { IpPort, OnDatagram } from "../lib/net.ts";
 import type { AgentPathsOptions } from "../lib/tunnel/agent_tunnel.ts";
 import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
+import type { LanSocket } from "../lib/tunnel/path/discovery.ts";
+
+/** Where agents of a LAN find each other: an address for local use (RFC 2365 §6.1), the listener's port over UDP. */
+const LAN_GROUP: IpPort = { ip: "239.255.96.16", port: 20006 };
 
 export interface AgentPathsParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
   readonly loop: EpollLoop;
+  readonly log: Logger;
   /** Virtual networks of the mesh: nothing in them is an address of a host. */
   virtual(): readonly Cidr[];
 }
@@ -44,6 +52,7 @@ export function agentPaths(parts: AgentPathsParts): AgentPaths | undefined {
     }),
     allowed: directNetworks.map((text) => parseCidr(text)!),
     punchPorts,
+    openLan: config.tunnel.discovery ? (onDatagram) => openLan(parts, onDatagram) : undefined,
   };
   return {
     options,
@@ -52,6 +61,21 @@ export function agentPaths(parts: AgentPathsParts): AgentPaths | undefined {
       ({ host, text } = readHost(parts));
       return text !== before;
     },
+  };
+}
+
+function openLan({ loop, log }: AgentPathsParts, onDatagram: OnDatagram): LanSocket {
+  const socket = new MulticastSocket(loop, LAN_GROUP, onDatagram);
+  return {
+    join(links) {
+      try {
+        socket.join(links);
+      } catch (error) {
+        log.warn("not every network is searched for agents", { error: describe(error) });
+      }
+    },
+    send: (bytes, link) => socket.send(bytes, link),
+    close: () => socket.close(),
   };
 }
 

@@ -8,7 +8,7 @@ import { type Cidr, familyOf, isPrivate } from "../../addr.ts";
 import type { Clock } from "../../clock.ts";
 import { describe, MeshError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { IpPort } from "../../net.ts";
+import type { IpPort, OnDatagram } from "../../net.ts";
 import type { Carrier, PathKind } from "../carrier.ts";
 import type { CarrierEngine } from "../carriers/engine.ts";
 import type { ControlClient } from "../control/client.ts";
@@ -16,6 +16,7 @@ import { MAX_ADDRESSES, type PathMessage } from "../control/path_message.ts";
 import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
 import type { PeerStateKind } from "../peer_types.ts";
 import { type Dialable, type DialRules, type HostAddress, judge, ownCandidates, pathFrom, RANK } from "./candidates.ts";
+import { Discovery, type LanSocket } from "./discovery.ts";
 import { abortLeg, type Cancel, dialLeg, type PathSockets } from "./legs.ts";
 import { AgentListener, type ListenerStats } from "./listener.ts";
 import { Puncher, type PunchServer } from "./puncher.ts";
@@ -54,6 +55,8 @@ export interface PathsOptions {
   readonly allowed: readonly Cidr[];
   /** First and last local port for hole punching. */
   readonly punchPorts: readonly [number, number];
+  /** Opens the group in which agents of a LAN find each other; undefined: discovery is off. May throw MeshError. */
+  readonly openLan: ((onDatagram: OnDatagram) => LanSocket) | undefined;
   /** Connected servers that help, best first for a peer. */
   servers(peer?: string): readonly Pick<ControlClient, "sendPath" | "state">[];
   /** A carrier to a peer that nobody is waiting for. */
@@ -73,6 +76,7 @@ export class Paths implements PathAgent {
   readonly #options: PathsOptions;
   readonly #listener: AgentListener;
   readonly #puncher: Puncher;
+  #discovery: Discovery | undefined;
   readonly #peers = new Map<string, Known>();
 
   constructor(options: PathsOptions) {
@@ -107,20 +111,25 @@ export class Paths implements PathAgent {
     });
   }
 
-  /** Opens the listener. A port that cannot be had is logged: everything else works without. */
+  /** Opens the listener and the LAN's group. What cannot be had is logged: everything else works without. */
   start(): void {
-    const { listen, log } = this.#options;
-    if (listen === undefined) return;
+    const { listen, log, openLan } = this.#options;
     try {
-      this.#listener.listen(listen);
+      if (listen !== undefined) this.#listener.listen(listen);
     } catch (error) {
       log.warn("other agents cannot connect here", { error: describe(error) });
+    }
+    try {
+      if (openLan !== undefined) this.#discover(openLan);
+    } catch (error) {
+      log.warn("agents of the same LAN are found through a server only", { error: describe(error) });
     }
   }
 
   close(): void {
     for (const peer of [...this.#peers.keys()]) this.#forget(peer);
     this.#puncher.close();
+    this.#discovery?.close();
     this.#listener.close();
   }
 
@@ -174,6 +183,7 @@ export class Paths implements PathAgent {
 
   /** Our addresses or routes changed. */
   networkChanged(): void {
+    this.#discovery?.hostChanged();
     for (const server of this.#options.servers()) this.serverUp(server);
     for (const { pursuit } of this.#peers.values()) pursuit.retryNow();
   }
@@ -210,7 +220,7 @@ export class Paths implements PathAgent {
         random,
         acceptor: node > peer,
         meet: (punch) => this.#servers(peer).some((server) => server.sendPath({ type: "meet", peer, punch })),
-        discover: () => false,
+        discover: () => this.#discovery?.seek(peer) ?? false,
         rules: (observed) => this.#rules(observed),
         dial: (target, done) => this.#dial(peer, target, done),
         deliver: (carrier) => known.race?.waiting ? known.race.deliver(carrier) : this.#options.onCarrier(carrier),
@@ -225,6 +235,20 @@ export class Paths implements PathAgent {
     return known;
   }
 
+  #discover(openLan: NonNullable<PathsOptions["openLan"]>): void {
+    const { node, clock, keys, host } = this.#options;
+    const socket = openLan((bytes, length, from) => this.#discovery?.received(bytes, length, from));
+    this.#discovery = new Discovery({
+      node,
+      clock,
+      keys,
+      host,
+      port: () => this.#listener.port,
+      onFound: (peer, at) => this.#peers.get(peer)?.pursuit.learned("lan", { addresses: [at], observed: [] }),
+    }, socket);
+    this.#discovery.hostChanged();
+  }
+
   #forget(peer: string): void {
     const known = this.#peers.get(peer);
     if (!known) return;
@@ -232,6 +256,7 @@ export class Paths implements PathAgent {
     known.cancelUnused?.();
     known.pursuit.stop();
     this.#puncher.forget(peer);
+    this.#discovery?.forget(peer);
   }
 
   #rules(observed: readonly string[]): DialRules {
