@@ -16,10 +16,18 @@ closed() {
   [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && case $(stat -c %a "$1") in 700) true ;; *) false ;; esac
 }
 
+# Remembers why a folder was not taken.
+why() { tried="$tried${tried:+,} $1 ($2)"; }
+
+# Whether the archive is what was built: a damaged runtime might start, and fail much later.
+intact() { case $(tail -c "+$skip" "$0" | sha256sum) in "$hash"*) true ;; *) false ;; esac; }
+
 run() {
   # EDGEMESH_EXE: how the program finds its own single file, to start itself again (demo, install).
   case $0 in /*) EDGEMESH_EXE=$0 ;; *) EDGEMESH_EXE=$(cd "$(dirname "$0")" && pwd)/$(basename "$0") ;; esac
   export EDGEMESH_EXE
+  # Settings for other programs of the user's shell.
+  unset NODE_OPTIONS DENO_V8_FLAGS DENO_COMPAT DENO_CONDITIONS
   export DENO_DIR="$1/cache" DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
   main=$1/app/main.js
   exe=$1/edgemesh
@@ -50,34 +58,35 @@ done
 shift
 
 # Second pass: unpack into the first folder that takes files and lets them run.
+intact || fail "The file $0 is damaged" "copy or download it again"
 tried=
 old_ifs=$IFS
 IFS='
 '
 for base in $places; do
   IFS=$old_ifs
-  mkdir -p "$(dirname "$base")" 2>/dev/null || { tried="$tried $base(cannot be made)"; continue; }
+  mkdir -p "$(dirname "$base")" 2>/dev/null || { why "$base" "cannot be made"; continue; }
   mkdir "$base" 2>/dev/null || true
-  if [ ! -d "$base" ]; then tried="$tried $base(cannot be made)"; continue; fi
-  if ! closed "$base"; then tried="$tried $base(not ours alone: others can write there)"; continue; fi
+  if [ ! -d "$base" ]; then why "$base" "cannot be made"; continue; fi
+  if ! closed "$base"; then why "$base" "not ours alone: others can write there"; continue; fi
   tmp=$base/.tmp.$$
   rm -rf "$tmp"
-  if ! mkdir "$tmp" 2>/dev/null; then tried="$tried $base(read-only)"; continue; fi
+  if ! mkdir "$tmp" 2>/dev/null; then why "$base" "read-only"; continue; fi
   trap 'rm -rf "$tmp"' EXIT INT TERM HUP
   if ! tail -c "+$skip" "$0" | gzip -dc 2>/dev/null | tar -xf - -C "$tmp" 2>/dev/null; then
     rm -rf "$tmp"
-    tried="$tried $base(no room, or this file is damaged)"
+    why "$base" "no room"
     continue
   fi
   if ! "$tmp/edgemesh" --version >/dev/null 2>&1; then
     rm -rf "$tmp"
-    tried="$tried $base(programs there cannot run: mounted noexec?)"
+    why "$base" "programs there cannot run: mounted noexec?"
     continue
   fi
-  # Unpacked versions that nobody runs any more only take room.
+  # Versions that nobody runs any more, and what broken starts left, only take room. Young ones may be starting right now.
   running=$(ls -l /proc/[0-9]*/exe 2>/dev/null || true)
-  for old in "$base"/[0-9a-f]*; do
-    [ -d "$old" ] && [ "$old" != "$base/$hash" ] || continue
+  for old in "$base"/[0-9a-f]* "$base"/.tmp.*; do
+    [ -d "$old" ] && [ "$old" != "$base/$hash" ] && [ -n "$(find "$old" -prune -mmin +60 2>/dev/null)" ] || continue
     case $running in *"$old/"*) ;; *) rm -rf "$old" ;; esac
   done
   # Another start may have finished first: its result is the same.
@@ -85,7 +94,7 @@ for base in $places; do
   rm -rf "$tmp"
   trap - EXIT INT TERM HUP
   if [ -x "$base/$hash/edgemesh" ] && closed "$base/$hash"; then run "$base/$hash" "$@"; fi
-  tried="$tried $base(was changed while unpacking)"
+  why "$base" "was changed while unpacking"
 done
 fail "No folder to unpack into; tried:$tried" "set EDGEMESH_RUNTIME_DIR to a folder of yours with mode 0700, on a disk that allows programs"
 exit 1
