@@ -364,6 +364,13 @@ Deno.test("an owner that throws loses its stream, and nobody else theirs", () =>
   assert.equal(bad.reason, "INTERNAL");
   assert.equal(owners[0]!.text, "good news");
   assert.deepEqual(world.b.faults.map((f) => (f as Error).message), ["a bug in the owner"]);
+  good.onWritableDo = () => {
+    throw new Error("a bug in writing");
+  };
+  while (good.send(bulk) > 0);
+  world.run();
+  assert.equal(owners[0]!.reason, "INTERNAL");
+  assert.deepEqual(world.a.faults.map((f) => (f as Error).message), ["a bug in writing"]);
   world.b.onStream = () => {
     throw new Error("a bug in accept");
   };

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { bytesOf, join, rawFrame, rawOpen, RawPeer } from "../../tests/fixtures/raw_peer.ts";
 import { acceptAll, acceptFlows, open, Owner, World } from "../../tests/fixtures/sessions.ts";
-import { QUANTUM } from "./constants.ts";
+import { FLOOR_CREDIT, QUANTUM } from "./constants.ts";
 import { TYPE } from "./frame.ts";
 
 const bulk = new Uint8Array(1 << 20).fill(5);
@@ -68,6 +68,8 @@ Deno.test("nobody passes those who wait for an acknowledgement", () => {
   world.run();
   let writable = 0;
   second.onWritableDo = () => writable++;
+  // A little room comes back: not enough for a turn of the first one, and the second must not take it.
+  peer.send(ack(8 + peer.got(TYPE.OPEN)[0]!.payload.length));
   assert.equal(second.send("me first"), 0);
   peer.send(ack(counted(peer)));
   assert.equal(writable, 1);
@@ -96,6 +98,37 @@ Deno.test("while the carrier is busy, one stream adds a quantum to the next batc
   world.run();
   assert.equal(owners[1]!.received, QUANTUM);
   world.close();
+});
+
+Deno.test("each direction has the floor credit, whatever OPEN and OPEN_OK say", () => {
+  const { world, peer } = greeted();
+  const owners = acceptAll(world.a);
+  peer.send(rawOpen(2, { window: 0 }));
+  assert.equal(owners[0]!.send(bulk), FLOOR_CREDIT);
+  const client = open(world.a);
+  world.run();
+  peer.send(openOk(1, 0));
+  assert.equal(client.send(bulk), FLOOR_CREDIT);
+  world.close();
+});
+
+Deno.test("flows beyond the limit are refused with LIMIT", () => {
+  const world = new World({ limits: { maxFlows: 2 } });
+  const peer = new RawPeer(world, world.a.session);
+  peer.greet();
+  acceptFlows(world.a);
+  for (const id of [2, 4, 6]) peer.send(rawOpen(id, { flow: true }));
+  assert.deepEqual(peer.got(TYPE.FLOW_CLOSE).map((f) => [f.id, ...f.payload]), [[6, 0, 6]]);
+  peer.send(rawFrame(TYPE.FLOW_CLOSE, 2, bytesOf([16, 4])), rawOpen(8, { flow: true }));
+  assert.equal(world.a.session.stats().flows, 2);
+  world.close();
+});
+
+Deno.test("a last word is not answered with another", () => {
+  const { world, peer } = greeted();
+  peer.send(rawFrame(TYPE.GOAWAY, 0, bytesOf([16, 4], [8, 1])));
+  assert.equal(world.a.events.at(-1), "closed SHUTDOWN: closed by the peer");
+  assert.deepEqual(peer.got(TYPE.GOAWAY), []);
 });
 
 Deno.test("a broken stream never looks like one that ended", () => {

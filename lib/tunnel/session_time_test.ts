@@ -93,6 +93,12 @@ Deno.test("ping() tells the round trip, and rejects when the carrier goes away",
   world.pass(100, 1);
   assert.equal(await asked, 40);
   assert.equal(world.a.session.stats().rttMs, 40);
+  // Answered ones make room for others.
+  for (let i = 0; i < 100; i++) {
+    const next = world.a.session.ping();
+    world.pass(50, 10);
+    assert.equal(await next, 40);
+  }
   const lost = world.a.session.ping();
   near.cut();
   world.run();

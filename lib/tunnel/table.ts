@@ -1,7 +1,7 @@
 /** The streams and flows of a session by id: who may open what, and what each frame does in each state. */
 import { type ReasonCode, reasonCode, reasonNumber } from "../errors.ts";
 import type { FlowHandler, ServiceTarget, StreamHandler } from "../net.ts";
-import { FLOOR_CREDIT, type SessionLimits } from "./constants.ts";
+import type { SessionLimits } from "./constants.ts";
 import { Flow, type FlowHost } from "./flow.ts";
 import {
   decodeOpen,
@@ -245,7 +245,7 @@ export class Table {
     this.#theirs++;
     this.#pending++;
     this.#streams.set(id, stream);
-    this.#host.onStream(open.target, stream, Math.max(FLOOR_CREDIT, open.window));
+    this.#host.onStream(open.target, stream, open.window);
     return undefined;
   }
 
