@@ -12,9 +12,8 @@ import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
 import { DiskSnapshot } from "../lib/meta/disk.ts";
 import { openSnapshotFiles } from "../lib/meta/disk_files.ts";
-import { openFolder } from "../lib/meta/folder.ts";
 import { Guard } from "../lib/meta/guard.ts";
-import { FilesSource } from "../lib/meta/source_files.ts";
+import type { MetaSource } from "../lib/meta/source.ts";
 import { ServerSource } from "../lib/meta/source_server.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
@@ -30,6 +29,7 @@ import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel } from "./agent_tunnel.ts";
 import { type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
@@ -67,7 +67,9 @@ export interface RunningAgent extends AsyncDisposable {
   readonly identity: AgentIdentity;
   readonly store: MetaStore;
   readonly source: ServerSource;
-  readonly local: FilesSource | undefined;
+  readonly local: MetaSource | undefined;
+  /** A Kubernetes API that is followed instead of the server, where one is configured. */
+  readonly explicit: MetaSource | undefined;
   readonly guard: Guard;
   readonly disk: DiskSnapshot;
   readonly dns: DnsModule | undefined;
@@ -112,16 +114,17 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   await disk.load();
   stack.defer(() => disk.stop());
   const source = new ServerSource({ layer: store.layer("base"), guard, clock, log: log.child("meta") });
-  const local = config.manifests === undefined ? undefined : new FilesSource({
-    folder: openFolder(config.manifests),
-    layer: store.layer("local"),
-    clock,
-    log: log.child("meta"),
-    allocateFrom: cidrs,
-  });
-  if (local) {
-    await local.start();
-    stack.defer(() => local.stop());
+  const local = config.manifests === undefined
+    ? undefined
+    : filesSource(config.manifests, store.layer("local"), cidrs, log);
+  // A source that is named wins over the joined server; nothing is followed because it merely answers (design: source order).
+  const explicit = config.kubeconfig === undefined
+    ? undefined
+    : await kubeSource(config.kubeconfig, store.layer("base"), { log, pods: { node: identity.node } });
+  for (const named of [local, explicit]) {
+    if (!named) continue;
+    await named.start();
+    stack.defer(() => named.stop());
   }
 
   const link = openMeshLink(config, cidrs, log.child("link"));
@@ -153,7 +156,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     config,
     identity,
     log,
-    source,
+    source: explicit ? undefined : source,
     onStream: (incoming) => forwarder ? forwarder.onTunnelStream(incoming) : incoming.refuse("NOT_ALLOWED"),
     onFlow: (incoming) => forwarder ? forwarder.onTunnelFlow(incoming) : incoming.refuse("NOT_ALLOWED"),
     onServers: (connected) => {
@@ -192,6 +195,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     store,
     source,
     local,
+    explicit,
     guard,
     disk,
     dns,
@@ -218,7 +222,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   };
   stack.defer(store.subscribe((snapshot) => {
     if (snapshot.synced) connectedOnce();
-    disk.changed(source.status().from);
+    disk.changed((explicit ?? source).status().from);
     refresh();
   }));
   refresh();

@@ -57,7 +57,7 @@ function agentStatus(agent: RunningAgent): AgentStatus {
   const snapshot = store.snapshot;
   const servers = tunnel.servers.map(serverLink);
   const online = servers.some((s) => s.state === "connected");
-  const source = agent.source.status();
+  const source = (agent.explicit ?? agent.source).status();
   let endpoints = 0;
   for (const [, slice] of snapshot.entries("slice")) endpoints += slice.endpoints.length;
   return {
@@ -126,8 +126,8 @@ function peerStatus(p: TunnelPeer, why: string | undefined): PeerStatus {
 }
 
 function modules(agent: RunningAgent, forwardProblem: string | undefined): ModuleStatus[] {
-  const { config, source, dns, forwarder } = agent;
-  const meta = source.status();
+  const { config, dns, forwarder } = agent;
+  const meta = (agent.explicit ?? agent.source).status();
   const queries = dns?.stats();
   return [
     {

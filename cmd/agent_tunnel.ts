@@ -15,7 +15,8 @@ export interface TunnelParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
   readonly log: Logger;
-  readonly source: ServerSource;
+  /** Takes the server's metadata; undefined where another source is followed. */
+  readonly source: ServerSource | undefined;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
   /** What this host has for direct paths; undefined when they are off. */
@@ -31,7 +32,7 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
 
   /** One server at a time is followed: the first connected one in the configured order, unless one is followed already. */
   const follow = () => {
-    if ([...links.values()].some((link) => source.follows(link))) return;
+    if (!source || [...links.values()].some((link) => source.follows(link))) return;
     const first = tunnel.servers.clients.map((client) => links.get(client)).find((link) => link !== undefined);
     if (first) source.attach(first);
   };
@@ -75,13 +76,13 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
       onDown(server) {
         const link = links.get(server);
         links.delete(server);
-        if (link) source.detach(link);
+        if (link) source?.detach(link);
         follow();
         parts.onServers(links.size);
       },
       onMeta(server, message) {
         const link = links.get(server);
-        if (link) source.receive(link, message);
+        if (link) source?.receive(link, message);
       },
       onRevocations: (server, list) => void takeRevocations(server, list),
       onTime: (server, time, sentAt) => void identity.learnTime(server.url, time, sentAt),

@@ -5,14 +5,13 @@
 import { cidrText, isPrivate, isUnicastEndpoint, parseCidr, parseHostPort, parseIp } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { ServerConfig } from "../lib/config.ts";
+import { MeshError } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout_server.ts";
 import type { AgentConnection } from "../lib/meta/fanout_server.ts";
-import { openFolder } from "../lib/meta/folder.ts";
-import { FilesSource } from "../lib/meta/source_files.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
@@ -21,6 +20,7 @@ import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
 import { bootId, type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { collectServerMetrics } from "./server_metrics.ts";
 import { serverRoutes } from "./server_routes.ts";
@@ -115,14 +115,14 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   });
   stack.defer(identity.watch(() => log.info("server certificate renewed")));
 
-  const sources = openSources(config, store, log);
+  const sources = await openSources(config, store, log);
   for (const source of sources) {
     await source.start();
     stack.defer(() => source.stop());
   }
   if (sources.length === 0) {
     log.warn("no source of metadata is configured: agents will know no Services", {
-      hint: "--manifests DIR",
+      hint: "--manifests DIR, or --set kubeconfig=in-cluster",
     });
   }
 
@@ -160,20 +160,17 @@ function openTap(path: string, stack: AsyncDisposableStack): (from: string, fram
   };
 }
 
-function openSources(config: ServerConfig, store: MetaStore, log: Logger): MetaSource[] {
-  const out: MetaSource[] = [];
-  if (config.manifests !== undefined) {
-    out.push(
-      new FilesSource({
-        folder: openFolder(config.manifests),
-        layer: store.layer("base"),
-        clock: systemClock,
-        log: log.child("meta"),
-        allocateFrom: config.serviceCIDRs.map((c) => parseCidr(c)!),
-      }),
-    );
+/** One source at a time: an API that is named wins over a folder, because both would write the same layer. */
+async function openSources(config: ServerConfig, store: MetaStore, log: Logger): Promise<MetaSource[]> {
+  const layer = store.layer("base");
+  if (config.kubeconfig !== undefined && config.manifests !== undefined) {
+    throw new MeshError("CONFIG_INVALID", "Both manifests and kubeconfig are given; a server follows one source", {
+      hint: "drop one of the two",
+    });
   }
-  return out;
+  if (config.kubeconfig !== undefined) return [await kubeSource(config.kubeconfig, layer, { log, pods: "all" })];
+  if (config.manifests === undefined) return [];
+  return [filesSource(config.manifests, layer, config.serviceCIDRs.map((c) => parseCidr(c)!), log)];
 }
 
 /** `wss://` and this host's first address that others can reach, unless the listener names one. */

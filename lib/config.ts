@@ -49,6 +49,9 @@ export const AgentConfig = z.strictObject({
   stateDir: absolutePath.default("/var/lib/edgemesh/agent").describe("Identity and snapshot, readable by root only"),
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of YAML whose objects win over what the server says"),
+  kubeconfig: z.string().optional().describe(
+    "Kubernetes API to learn from instead of the server: a kubeconfig file, or in-cluster",
+  ),
   metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9464").describe(
     "Prometheus metrics and health; off to disable",
   ),
@@ -129,7 +132,6 @@ export const ServerConfig = z.strictObject({
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of Kubernetes YAML to serve to the agents"),
   kubeconfig: z.string().optional().describe("Kubernetes API to serve from: a kubeconfig file, or in-cluster"),
-  metaserver: z.string().optional().describe("KubeEdge MetaServer to serve from, like http://127.0.0.1:10550"),
   metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9465").describe(
     "Prometheus metrics and health; off to disable",
   ),
