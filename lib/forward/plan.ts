@@ -33,7 +33,7 @@ export function planForwarding(meta: MetaReader, facts: NodeFacts, config: Forwa
         : planService({ service, slices, policy }, facts, config),
     );
   }
-  resolveClaims(services, reusable);
+  resolveClaims(meta, services, reusable);
   return { facts, config, services };
 }
 
@@ -41,8 +41,12 @@ function sameSlices(a: readonly EndpointSlice[], b: readonly EndpointSlice[]): b
   return a === b || (a.length === b.length && a.every((slice, i) => slice === b[i]));
 }
 
-/** Two Services that claim the same address and port: the one whose key sorts first keeps it, on every node alike. */
+/**
+ * Two Services that claim the same address and port: the snapshot says whose it is, so that names and traffic agree.
+ * Node ports, of which it says nothing, go to the Service whose key sorts first: on every node the same.
+ */
 function resolveClaims(
+  meta: MetaReader,
   services: Map<ServiceKey, PlannedService>,
   reusable: ReadonlyMap<ServiceKey, PlannedService> | undefined,
 ): void {
@@ -52,33 +56,50 @@ function resolveClaims(
     for (const port of planned.ports) {
       for (const frontend of port.frontends) {
         for (const claim of claimsOf(port, frontend)) {
-          const owner = owners.get(claim);
-          if (owner === key) continue;
-          if (owner !== undefined) contested = true;
-          if (owner === undefined || key < owner) owners.set(claim, key);
+          const other = owners.get(claim);
+          if (other === key) continue;
+          if (other === undefined) owners.set(claim, key);
+          else {
+            contested = true;
+            owners.set(claim, ownerAmong(meta, [other, key], port, frontend));
+          }
         }
       }
     }
   }
   if (!contested) return;
   for (const [key, planned] of services) {
-    const winner = (port: PlannedPort, frontend: Frontend) =>
-      claimsOf(port, frontend).map((claim) => owners.get(claim)!).find((owner) => owner !== key);
-    if (!planned.ports.some((port) => port.frontends.some((f) => winner(port, f) !== undefined))) continue;
-    const notes = [...planned.notes];
-    const ports = planned.ports.map((port) => ({
-      ...port,
-      frontends: port.frontends.filter((frontend) => {
-        const owner = winner(port, frontend);
-        if (owner === undefined) return true;
-        notes.push(`${frontendKey(port.protocol, frontend.ip, frontend.port)} is claimed by ${owner}, which keeps it`);
-        return false;
-      }),
-    }));
+    const next = withoutLost(planned, owners);
+    if (next === planned) continue;
     const before = reusable?.get(key);
-    const next = { ...planned, ports, notes, complete: false };
     services.set(key, before && samePlanned(before, next) ? before : next);
   }
+}
+
+function ownerAmong(
+  meta: MetaReader,
+  claimants: readonly ServiceKey[],
+  port: PlannedPort,
+  frontend: Frontend,
+): ServiceKey {
+  const owner = frontend.ip === "" ? undefined : meta.ownerOf(frontend.ip, port.protocol, frontend.port);
+  const key = owner && serviceKey(owner.namespace, owner.name);
+  return claimants.find((claimant) => claimant === key) ?? [...claimants].sort()[0]!;
+}
+
+/** A planned Service without the addresses that another one owns; itself when it lost none. */
+function withoutLost(planned: PlannedService, owners: ReadonlyMap<string, ServiceKey>): PlannedService {
+  const notes = [...planned.notes];
+  const ports = planned.ports.map((port) => ({
+    ...port,
+    frontends: port.frontends.filter((frontend) => {
+      const owner = claimsOf(port, frontend).map((claim) => owners.get(claim)!).find((o) => o !== planned.key);
+      if (owner === undefined) return true;
+      notes.push(`${frontendKey(port.protocol, frontend.ip, frontend.port)} is claimed by ${owner}, which keeps it`);
+      return false;
+    }),
+  }));
+  return notes.length === planned.notes.length ? planned : { ...planned, ports, notes, complete: false };
 }
 
 /** A cluster IP belongs to one Service as a whole, as in Kubernetes; other addresses are shared by port. */
