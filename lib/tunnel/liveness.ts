@@ -5,10 +5,16 @@
  */
 import { ACTIVE_MS, DEAD_MS, PING_ACTIVE_MS, PING_IDLE_MS, PINGS_MISSED } from "./constants.ts";
 
-export type LivenessAction = "ping" | "dead" | "none";
+/** `doubt`: the last ping is overdue and nothing came since; another way is worth getting ready. */
+export type LivenessAction = "ping" | "doubt" | "dead" | "none";
 
 /** Weight of a new sample in the smoothed round trip (RFC 6298). */
 const ALPHA = 1 / 8;
+/** An answer is overdue after so many smoothed round trips, and never sooner than {@link DOUBT_MIN_MS}. */
+const DOUBT_RTTS = 4;
+const DOUBT_MIN_MS = 500;
+/** The same for the first answer on a carrier, whose round trip nobody knows yet. */
+const DOUBT_FIRST_MS = 1_000;
 
 export class Liveness {
   #token = 0;
@@ -19,6 +25,8 @@ export class Liveness {
   #lastHeard = 0;
   #lastBytes = -Infinity;
   #nextAt = Infinity;
+  #doubtAt = Infinity;
+  #silent = false;
   #smoothed: number | undefined;
   #least: number | undefined;
 
@@ -34,7 +42,12 @@ export class Liveness {
 
   /** When {@link tick} wants to be called; Infinity while there is no carrier. */
   get nextAt(): number {
-    return this.#nextAt;
+    return Math.min(this.#nextAt, this.#doubtAt);
+  }
+
+  /** There was doubt, and nothing came since. */
+  get silent(): boolean {
+    return this.#silent;
   }
 
   /** Number of the last ping. */
@@ -48,18 +61,21 @@ export class Liveness {
     this.#missed = 0;
     this.#lastHeard = now;
     this.#smoothed = this.#least = undefined;
-    this.#nextAt = Infinity;
+    this.#nextAt = this.#doubtAt = Infinity;
+    this.#silent = false;
     return this.ask(now);
   }
 
   stop(): void {
-    this.#nextAt = Infinity;
+    this.#nextAt = this.#doubtAt = Infinity;
   }
 
   /** A batch came. */
   heard(now: number): void {
     this.#missed = 0;
     this.#lastHeard = now;
+    this.#doubtAt = Infinity;
+    this.#silent = false;
   }
 
   /** Bytes of streams or flows moved, in either direction. */
@@ -72,6 +88,7 @@ export class Liveness {
   ask(now: number): number {
     this.#outstanding = true;
     this.#nextAt = Math.min(this.#nextAt, now + PING_ACTIVE_MS);
+    this.#expect(now);
     return ++this.#token;
   }
 
@@ -86,6 +103,11 @@ export class Liveness {
   }
 
   tick(now: number): LivenessAction {
+    if (now >= this.#doubtAt) {
+      this.#doubtAt = Infinity;
+      this.#silent = true;
+      return "doubt";
+    }
     if (now < this.#nextAt) return "none";
     if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) {
       this.stop();
@@ -94,6 +116,7 @@ export class Liveness {
     this.#outstanding = true;
     this.#token++;
     this.#nextAt = now + PING_ACTIVE_MS;
+    this.#expect(now);
     return "ping";
   }
 
@@ -101,5 +124,12 @@ export class Liveness {
   settle(now: number): void {
     if (this.#outstanding || this.#nextAt === Infinity) return;
     this.#nextAt = now + (now - this.#lastBytes < ACTIVE_MS ? PING_ACTIVE_MS : PING_IDLE_MS);
+  }
+
+  /** An answer is owed; the oldest one that is decides when to doubt. */
+  #expect(now: number): void {
+    if (this.#doubtAt !== Infinity) return;
+    const { rttMs } = this;
+    this.#doubtAt = now + (rttMs === undefined ? DOUBT_FIRST_MS : Math.max(DOUBT_MIN_MS, DOUBT_RTTS * rttMs));
   }
 }

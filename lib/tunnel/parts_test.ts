@@ -228,7 +228,8 @@ Deno.test("liveness: often while busy, rarely while idle, dead after three misse
   const actions: string[] = [];
   const run = (from: number, to: number, answer: (token: number, at: number) => void) => {
     for (let now = from; now < to; now += 100) {
-      const action = live.tick(now);
+      let action = live.tick(now);
+      if (action === "doubt") action = live.tick(now);
       if (action !== "none") actions.push(`${now} ${action}`);
       if (action === "ping") answer(live.token, now);
     }
@@ -263,7 +264,8 @@ Deno.test("liveness: three misses are not enough while batches came within six s
   live.start(0);
   const actions: string[] = [];
   for (let now = 0; now < 20_000; now += 100) {
-    const action = live.tick(now);
+    let action = live.tick(now);
+    if (action === "doubt") action = live.tick(now);
     if (action !== "none") actions.push(`${now} ${action}`);
     if (now === 1000) live.heard(now);
   }
@@ -292,4 +294,45 @@ Deno.test("liveness: round trips are smoothed, and the least is kept", () => {
   }
   assert.equal(live.leastRttMs, 20);
   assert.ok(live.rttMs! > 20 && live.rttMs! < 30);
+});
+
+Deno.test("liveness: an overdue answer is a doubt, long before it is death, and any batch ends it", () => {
+  const live = new Liveness();
+  const answer = (at: number, rtt: number) => {
+    live.heard(at + rtt);
+    live.answered(live.token, at, at + rtt);
+    live.settle(at + rtt);
+  };
+  live.start(0);
+  assert.equal(live.nextAt, 1_000, "nobody knows the round trip yet");
+  answer(0, 40);
+  live.moved(5_000);
+  assert.equal(live.nextAt, 6_500);
+  assert.equal(live.tick(6_500), "ping");
+  assert.equal(live.nextAt, 7_000, "40 ms × 4 is below the least wait");
+  assert.equal(live.silent, false);
+  assert.equal(live.tick(7_000), "doubt");
+  assert.ok(live.silent);
+  assert.equal(live.tick(7_000), "none", "once per ping");
+  assert.equal(live.tick(8_000), "ping");
+  assert.equal(live.tick(8_500), "doubt");
+  live.heard(8_600);
+  assert.ok(!live.silent);
+  assert.equal(live.tick(9_000), "none");
+  answer(8_000, 700);
+  live.stop();
+  assert.equal(live.nextAt, Infinity);
+});
+
+Deno.test("liveness: on a slow way more than one ping may be under way before there is doubt", () => {
+  const live = new Liveness();
+  live.start(0);
+  live.heard(800);
+  live.answered(live.token, 0, 800);
+  live.settle(800);
+  live.moved(800);
+  assert.equal(live.tick(2_300), "ping");
+  assert.equal(live.tick(3_800), "ping");
+  assert.equal(live.tick(5_300), "ping");
+  assert.equal(live.tick(5_500), "doubt", "four round trips after the oldest ping without an answer");
 });

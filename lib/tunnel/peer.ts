@@ -15,6 +15,7 @@ import type { CancelTimer, MonoMs } from "../clock.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import type { Carrier, PathKind, PeerIdentity } from "./carrier.ts";
 import { deadFlow, deadStream } from "./dead.ts";
+import { FINAL } from "./final.ts";
 import { RANK } from "./path/candidates.ts";
 import type { PathAttempt } from "./legs/path_agent.ts";
 import { PathEvents } from "./path_events.ts";
@@ -34,17 +35,6 @@ const RETRY_MAX_MS = 10_000;
 const RACE_MS = 2_000;
 /** Head start of the initiator after a loss. */
 const ACCEPTOR_DELAY_MS = 300;
-
-/** Reasons that another try does not change: the search ends, and streams that wait are told. */
-const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
-  "CERT_UNTRUSTED",
-  "CERT_EXPIRED",
-  "REVOKED",
-  "NODE_KEY_MISMATCH",
-  "VERSION",
-  "UNKNOWN_NODE",
-  "NOT_ALLOWED",
-]);
 
 type State =
   | { readonly kind: "idle" }
@@ -251,6 +241,8 @@ export class Peer {
         onStream,
         onFlow,
         onUp: (carrier) => guard(() => this.#up(session, carrier)),
+        onSilent: (still) =>
+          guard((state) => state.kind === "up" && this.#options.paths.onSilent?.(node, state.carrier.path, still)),
         onDown: (reason) => guard(() => this.#down(session, reason)),
         onClosed: (reason, detail) => guard(() => this.#ended(reason, detail)),
         onCarrierLost: (carrier, reason) => {

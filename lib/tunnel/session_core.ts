@@ -219,6 +219,7 @@ export class SessionCore {
     const active = this.#links.active;
     const action = this.#live.tick(now);
     if (action === "ping") this.#sender.ping(this.#live.token);
+    else if (action === "doubt") this.#turn.tell(() => this.#events.onSilent?.(() => this.#live.silent));
     else if (action === "dead" && active !== undefined) {
       active.carrier.close("PEER_GONE");
       this.#links.lost(active, "PEER_GONE");

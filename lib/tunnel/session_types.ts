@@ -49,6 +49,11 @@ export interface SessionEvents {
   onClosed(reason: ReasonCode, detail: string | undefined): void;
   /** A carrier closed without our doing, active or not: an upgrade that failed is seen only here. */
   onCarrierLost?(carrier: Carrier, reason: ReasonCode | undefined): void;
+  /**
+   * The active carrier owes an answer and delivers nothing: it may be dead, which is certain seconds later only. `still`
+   * says whether that has not changed.
+   */
+  onSilent?(still: () => boolean): void;
   /** The peer will take no new streams (it stops, or closes after GOAWAY). */
   onDraining?(reason: ReasonCode): void;
   /** An owner threw in a callback; its stream was reset. Without this the error is thrown at the end of the event. */

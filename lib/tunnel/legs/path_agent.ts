@@ -25,4 +25,6 @@ export interface PathAgent {
    * not call back from inside.
    */
   onState?(peer: string, state: PeerStateKind, path: PathKind | undefined): void;
+  /** The path in use may be dead: another one may get ready, and is used if `still` says so by then. */
+  onSilent?(peer: string, path: PathKind, still: () => boolean): void;
 }

@@ -68,6 +68,8 @@ export interface PathsOptions {
 interface Known {
   readonly pursuit: Pursuit;
   race: Race | undefined;
+  /** The relay getting ready while the path in use is silent. */
+  spare: PathAttempt | undefined;
   state: PeerStateKind;
   cancelUnused: (() => void) | undefined;
 }
@@ -152,8 +154,23 @@ export class Paths implements PathAgent {
     known.state = state;
     known.cancelUnused?.();
     known.pursuit.use(path);
-    // A session that the peer began: nobody called connect here.
-    if (state === "up" && path === "relay" && known.pursuit.report.nextAt === undefined) known.pursuit.want();
+  }
+
+  onSilent(peer: string, path: PathKind, still: () => boolean): void {
+    const known = this.#peers.get(peer);
+    if (path === "relay" || !known || known.spare) return;
+    const { relay, onCarrier, onNote } = this.#options;
+    onNote(peer, path, "nothing comes any more; getting the relay ready");
+    const over = () => known.spare = undefined;
+    known.spare = relay.connect(peer, {
+      onCarrier: (carrier) => {
+        over();
+        if (still() && this.#peers.get(peer) === known) onCarrier(carrier);
+        else carrier.close("SHUTDOWN");
+      },
+      onFailed: over,
+      onNote: (path, text) => onNote(peer, path, text),
+    });
   }
 
   /** Why a peer has no direct path; undefined when it has one or nobody looks. */
@@ -228,6 +245,7 @@ export class Paths implements PathAgent {
         onRest: () => known.race?.rested(),
       }),
       race: undefined,
+      spare: undefined,
       state: "idle",
       cancelUnused: clock.timer(UNUSED_MS, () => known.state === "idle" && !known.race?.waiting && this.#forget(peer)),
     };
@@ -254,6 +272,7 @@ export class Paths implements PathAgent {
     if (!known) return;
     this.#peers.delete(peer);
     known.cancelUnused?.();
+    known.spare?.cancel();
     known.pursuit.stop();
     this.#puncher.forget(peer);
     this.#discovery?.forget(peer);

@@ -80,6 +80,8 @@ export class Pursuit {
   #path: PathKind | undefined;
   #pathSince: MonoMs = 0;
   #failures = 0;
+  /** The last path better than the relay broke soon after it was made. */
+  #shaky = false;
   #newsAt: MonoMs = -Infinity;
   #cancelRetry: CancelTimer | undefined;
   #over = false;
@@ -104,18 +106,23 @@ export class Pursuit {
 
   /** The session's path now; undefined while it has none. */
   use(path: PathKind | undefined): void {
-    const { clock } = this.#host;
-    const before = this.#path;
-    if (path === before) return;
+    if (path === this.#path) return;
+    const now = this.#host.clock.now();
+    const before = this.rank;
     this.#path = path;
-    if (path === undefined) {
+    if (before >= RANK.direct && this.rank < before) {
       // A path that broke soon after it was made would break again; what lasted is worth a try at once.
-      if (before !== "relay" && clock.now() - this.#pathSince >= STABLE_MS) this.#failures = 0;
-      return;
+      this.#shaky = now - this.#pathSince < STABLE_MS;
+      if (!this.#shaky) this.#failures = 0;
     }
-    this.#pathSince = clock.now();
+    this.#pathSince = now;
+    if (path === undefined) return;
     this.#dropWorse();
-    if (this.rank > 0) this.#cancelRetry?.();
+    if (this.rank >= RANK.direct) this.#cancelRetry?.();
+    else if (!this.#try) {
+      if (this.#shaky) this.#later();
+      else if (this.report.nextAt === undefined) this.#begin();
+    }
     this.#settle();
   }
 
@@ -270,10 +277,12 @@ export class Pursuit {
     const busy = current.asking || current.dials.size > 0 || current.timers.size > 0 || current.punch === "asked";
     if (busy && !best) return;
     this.#end();
-    if (this.rank >= RANK.direct) {
-      this.#failures = 0;
-      return;
-    }
+    if (this.rank < RANK.direct) this.#later();
+  }
+
+  #later(): void {
+    this.#shaky = false;
+    this.#cancelRetry?.();
     const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)]! * (0.8 + 0.4 * this.#host.random());
     this.report.nextAt = this.#host.clock.now() + wait;
     this.#cancelRetry = this.#host.clock.timer(wait, () => this.#begin());

@@ -268,6 +268,7 @@ Deno.test("addresses that failed or are forbidden are told apart", () => {
 Deno.test("news from the peer's side begin a try without asking back; a flood of news does not", () => {
   const rig = new Rig();
   rig.pursuit.use("relay");
+  assert.deepEqual(rig.asked.splice(0), ["meet", "lan"], "a session that the peer began is searched for, too");
   rig.clock.advance(10_000);
   for (let i = 0; i < 100; i++) rig.pursuit.learned("server", { addresses: [LAN], observed: [] });
   assert.deepEqual(rig.asked, [], "asking back would go on for ever");
@@ -318,25 +319,48 @@ Deno.test("a network change begins anew at once and forgets the back-off", () =>
   assert.match(rig.text(), /next try in (29|30) s/);
 });
 
-Deno.test("a good path that breaks is searched for at once with the short back-off; a flapping one keeps the long", () => {
-  const rig = new Rig();
-  const fail = () => {
-    rig.pursuit.learned("server", behindNat);
-    rig.clock.advance(0);
-    rig.failPunching();
-    rig.clock.advance(1_000);
-  };
-  rig.pursuit.want();
-  fail();
+/** Rests on the relay after a try that failed, then punches through. */
+function punchedThrough(rig: Rig): void {
+  learnedNat(rig);
+  rig.pursuit.use("relay");
+  rig.failPunching();
+  rig.clock.advance(1_000);
   rig.clock.advance(30_000);
   rig.pursuit.learned("server", behindNat);
   rig.clock.advance(0);
   rig.pursuit.punched({ kind: "carrier", carrier: new FakeCarrier("direct") });
+  rig.clock.advance(1_000);
+  assert.equal(rig.pursuit.rank, 1);
+  rig.asked.length = 0;
+}
+
+Deno.test("a good path that breaks is searched for at once, and failures count from the beginning", () => {
+  const rig = new Rig();
+  punchedThrough(rig);
   rig.clock.advance(70_000);
-  rig.pursuit.use(undefined);
-  rig.pursuit.want();
-  fail();
+  rig.pursuit.use("relay");
+  assert.deepEqual(rig.asked, ["meet", "lan"]);
+  rig.pursuit.learned("server", behindNat);
+  rig.clock.advance(0);
+  rig.failPunching();
+  rig.clock.advance(1_000);
   assert.match(rig.text(), /next try in (29|30) s/);
+});
+
+Deno.test("a path that flaps waits for its turn, with the relay in use; with none in use it is searched for", () => {
+  const rig = new Rig();
+  punchedThrough(rig);
+  rig.clock.advance(5_000);
+  rig.pursuit.use("relay");
+  assert.deepEqual(rig.asked, []);
+  assert.match(rig.text(), /next try in 5 min/);
+  rig.clock.advance(300_000);
+  assert.deepEqual(rig.asked, ["meet", "lan"]);
+  const down = new Rig();
+  punchedThrough(down);
+  down.pursuit.use(undefined);
+  down.pursuit.want();
+  assert.deepEqual(down.asked, ["meet", "lan"]);
 });
 
 Deno.test("stopping cancels dials, timers and retries, and nothing comes afterwards", () => {

@@ -1,18 +1,9 @@
 /** One search of the tunnel for a carrier: the relay and whatever is better, whichever comes; it fails when all of it has. */
-import type { MeshError, ReasonCode } from "../../errors.ts";
+import type { MeshError } from "../../errors.ts";
 import type { Carrier } from "../carrier.ts";
+import { FINAL } from "../final.ts";
 import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
 import type { Pursuit } from "./pursuit.ts";
-
-/** Said by the peer itself, or by its records: no other path changes it. */
-const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
-  "CERT_UNTRUSTED",
-  "CERT_EXPIRED",
-  "REVOKED",
-  "NODE_KEY_MISMATCH",
-  "UNKNOWN_NODE",
-  "NOT_ALLOWED",
-]);
 
 export interface RaceFor {
   readonly peer: string;
