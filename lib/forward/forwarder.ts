@@ -33,6 +33,11 @@ export const TCP_PORTS = { first: 19001, count: 16 } as const;
 const RETRY_MS = 1_000;
 /** How often the kernel is asked whether our tables still are what we wrote: foreign flushes are undone within this. */
 const REPAIR_MS = 1_500;
+/**
+ * Looking takes at most one part in so many of our time. Over netlink we are told of changes and looking is free; the
+ * nft program has to list everything, which with thousands of Services is not done every second.
+ */
+const REPAIR_SHARE = 50;
 
 export interface ForwarderOptions {
   /** Milliseconds for connecting to one endpoint. */
@@ -79,6 +84,7 @@ export class Forwarder {
   #busy: Promise<void> | undefined;
   #problem: string | undefined;
   #repairs = 0;
+  #lookMs = 0;
   #timer: CancelTimer | undefined;
   #closed = false;
 
@@ -223,7 +229,9 @@ export class Forwarder {
 
   async #repair(): Promise<void> {
     this.#repairDue = false;
+    const started = this.#deps.clock.now();
     const { operations } = await this.#deps.rules.repair();
+    this.#lookMs = this.#deps.clock.now() - started;
     if (operations === 0) return;
     this.#repairs++;
     this.#deps.log.warn("Kernel rules were changed by somebody else and are repaired", { operations });
@@ -233,7 +241,8 @@ export class Forwarder {
   #arm(): void {
     this.#timer?.();
     const failed = this.#problem !== undefined;
-    this.#timer = this.#deps.clock.timer(failed ? RETRY_MS : REPAIR_MS, () => {
+    const pause = failed ? RETRY_MS : Math.max(REPAIR_MS, this.#lookMs * REPAIR_SHARE);
+    this.#timer = this.#deps.clock.timer(pause, () => {
       if (failed) this.#dirty = true;
       else this.#repairDue = true;
       void this.#wake();
