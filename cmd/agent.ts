@@ -28,7 +28,15 @@ import { agentPaths } from "./agent_paths.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel } from "./agent_tunnel.ts";
-import { type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import {
+  type DaemonFlags,
+  openLog,
+  ownedBy,
+  prepareProcess,
+  readConfig,
+  startWatchdog,
+  untilStopped,
+} from "./daemon.ts";
 import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
@@ -40,6 +48,7 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
   const config = await readConfig("agent", flags);
   const { log, sink } = openLog(config.log);
   const stopped = untilStopped();
+  prepareProcess(log);
   await using state = await openStateDir(config.stateDir, "agent");
   const identity = await ensureIdentity(config, state.files, log);
   await using agent = await startAgent({ config, log, state, identity, setLogLevel: (level) => sink.level = level });

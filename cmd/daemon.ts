@@ -3,6 +3,7 @@ import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts
 import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
 import { describe, MeshError } from "../lib/errors.ts";
 import { systemClock } from "../lib/clock.ts";
+import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyWatchdog } from "../lib/linux/process.ts";
 import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
 
@@ -69,6 +70,11 @@ async function configSources(role: Role, flags: DaemonFlags): Promise<ConfigSour
     }
   }
   return { flags: values, env: Deno.env.toObject(), ...(text === undefined ? {} : { file: { name, text } }) };
+}
+
+/** As many descriptors as the machine allows: each carried connection takes two. */
+export function prepareProcess(log: Logger): void {
+  log.debug("open files allowed", { limit: raiseFileLimit().soft });
 }
 
 /** The root logger and the sink whose level can be changed while running. */

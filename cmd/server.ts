@@ -19,7 +19,16 @@ import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
-import { bootId, type DaemonFlags, openLog, ownedBy, readConfig, startWatchdog, untilStopped } from "./daemon.ts";
+import {
+  bootId,
+  type DaemonFlags,
+  openLog,
+  ownedBy,
+  prepareProcess,
+  readConfig,
+  startWatchdog,
+  untilStopped,
+} from "./daemon.ts";
 import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { collectServerMetrics } from "./server_metrics.ts";
@@ -30,6 +39,7 @@ export async function serverCommand(flags: DaemonFlags): Promise<number> {
   const config = await readConfig("server", flags);
   const { log, sink } = openLog(config.log);
   const stopped = untilStopped();
+  prepareProcess(log);
   await using state = await openStateDir(config.stateDir, "server");
   await using server = await startServer({ config, log, state, setLogLevel: (level) => sink.level = level });
   notifyReady(`serving ${server.url}`);
