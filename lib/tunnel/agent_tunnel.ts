@@ -92,6 +92,10 @@ export class AgentTunnel {
         this.manager.retryNow();
         events?.onUp?.(server, welcome);
       },
+      onDown: (server, reason) => {
+        this.paths?.serverDown();
+        events?.onDown?.(server, reason);
+      },
       onPath: (server, message) => this.paths?.message(server, message),
       onChannel: (leg) => relay.accept(leg),
       onChange: () => relay.serversChanged(),

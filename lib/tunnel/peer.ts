@@ -210,9 +210,11 @@ export class Peer {
         this.#search();
         return session;
       }
-      case "down":
-        if (!this.#attempt && !this.#recentFailure()) this.#search();
-        return state.session;
+      case "down": {
+        const failed = this.#attempt ? undefined : this.#recentFailure();
+        if (!this.#attempt && !failed) this.#search();
+        return failed ?? state.session;
+      }
       case "connecting":
       case "up":
         return state.session;

@@ -12,13 +12,19 @@ import { CONNECT_MS, ControlLink } from "./control_link.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
 
-/** First wait after a failure; doubles up to {@link BACKOFF_MAX_MS}; the real wait is a random half to whole of it. */
+/** First wait after a failure; doubles up to a limit; the real wait is a random half to whole of it. */
 const BACKOFF_MS = 100;
-const BACKOFF_MAX_MS = 30_000;
+/** Limit while the server answers and something is wrong: each attempt costs it a TLS handshake, and it may be overloaded. */
+const REFUSED_MAX_MS = 30_000;
+/**
+ * Limit while nothing answers at all: an attempt is one SYN of 60 bytes that costs nobody any work, and a server that is
+ * back after a night must be noticed within two seconds. Should it then have too much to do, the other limit applies.
+ */
+const SILENT_MAX_MS = 1_000;
 /** A connection that lasted this long was good: the next failure starts at the beginning again. */
 const STABLE_MS = 10_000;
 
-export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" | "signal"> {
+export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" | "signal" | "onAnswer"> {
   readonly log: Logger;
   /** This node's name and the product's version. */
   readonly node: string;
@@ -62,6 +68,9 @@ export class ControlClient {
   #state: ControlState = { phase: "stopped" };
   #live: ControlLink | undefined;
   #attempt = 0;
+  /** Attempts in a row that nothing answered, and failures since the last good connection in which something did. */
+  #silent = 0;
+  #refused = 0;
   #abort: AbortController | undefined;
   #cancelWait: CancelTimer | undefined;
   #lastError = "";
@@ -94,6 +103,11 @@ export class ControlClient {
 
   get state(): ControlState {
     return this.#state;
+  }
+
+  /** Being connected to, and the attempt before did get an answer: whoever needs a server may wait for the outcome. */
+  get promising(): boolean {
+    return this.#state.phase === "connecting" && this.#silent === 0;
   }
 
   /** One sentence about the last failure; empty while there was none. */
@@ -162,8 +176,14 @@ export class ControlClient {
   async #connect(): Promise<void> {
     this.#state = { phase: "connecting", attempt: ++this.#attempt };
     const abort = this.#abort = new AbortController();
+    let answered = false;
     try {
-      const connection = await connectControl({ ...this.#options, timeoutMs: CONNECT_MS, signal: abort.signal });
+      const connection = await connectControl({
+        ...this.#options,
+        timeoutMs: CONNECT_MS,
+        signal: abort.signal,
+        onAnswer: () => answered = true,
+      });
       if (abort.signal.aborted) return connection.ws.terminate();
       this.#live = new ControlLink(this.#options, connection, {
         onWelcome: (welcome) => this.#up(welcome),
@@ -171,7 +191,7 @@ export class ControlClient {
         onMessage: (message) => this.#message(message),
       });
     } catch (error) {
-      this.#retry(error);
+      this.#retry(error, answered);
     }
   }
 
@@ -187,23 +207,19 @@ export class ControlClient {
     if (state.phase === "up") {
       const gone = [...this.#online];
       this.#online.clear();
-      if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = 0;
+      if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = this.#refused = 0;
       this.#options.onDown(error.code);
       if (gone.length > 0) this.#options.onPeers([], gone);
     }
-    this.#retry(error);
+    this.#retry(error, true);
   }
 
-  #retry(error: unknown): void {
+  #retry(error: unknown, answered: boolean): void {
     if (this.#state.phase === "stopped") return;
     const { clock, random, log } = this.#options;
     const code = codeOf(error);
     this.#lastError = describe(error);
-    // Somebody else has our name: pulling the connection back and forth helps nobody.
-    const full = code === "REPLACED"
-      ? BACKOFF_MAX_MS
-      : Math.min(BACKOFF_MAX_MS, BACKOFF_MS * 2 ** Math.min(this.#attempt - 1, 20));
-    const wait = full * (0.5 + random() / 2);
+    const wait = this.#backoff(code, answered) * (0.5 + random() / 2);
     this.#state = { phase: "waiting", attempt: this.#attempt, untilMs: clock.now() + wait, code };
     log[this.#attempt <= 1 ? "warn" : "debug"]("no connection to server", {
       url: this.url,
@@ -213,6 +229,14 @@ export class ControlClient {
     });
     this.#cancelWait = clock.timer(wait, () => void this.#connect());
     this.#options.onRetry?.();
+  }
+
+  #backoff(code: ReasonCode, answered: boolean): number {
+    const doubled = (failures: number, max: number) => Math.min(max, BACKOFF_MS * 2 ** Math.min(failures - 1, 20));
+    if (!answered) return doubled(++this.#silent, SILENT_MAX_MS);
+    this.#silent = 0;
+    // Somebody else has our name: pulling the connection back and forth helps nobody.
+    return code === "REPLACED" ? REFUSED_MAX_MS : doubled(++this.#refused, REFUSED_MAX_MS);
   }
 
   #message(m: ControlMessage): void {

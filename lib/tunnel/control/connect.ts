@@ -14,6 +14,11 @@ import { CONTROL_PATH } from "./front_door.ts";
 import { MAX_REVOCATIONS_BYTES } from "./message.ts";
 import { WS_OPTIONS } from "./socket.ts";
 
+/**
+ * For the name and the TCP handshake. Linux sends SYN at 0, 1 and 3 seconds: a host that comes back meets one of them
+ * or the next attempt's first within two seconds, where waiting on would mean the SYN at 7 seconds.
+ */
+const TCP_MS = 3_500;
 /** Bytes of a refusal that are read. */
 const MAX_REFUSAL = 4096;
 
@@ -28,6 +33,8 @@ export interface ConnectOptions {
   dial?(host: string, port: number): net.Socket;
   readonly timeoutMs: number;
   readonly signal: AbortSignal;
+  /** Something answered: TCP is connected. */
+  onAnswer?(): void;
 }
 
 export interface ControlConnection {
@@ -38,14 +45,15 @@ export interface ControlConnection {
 }
 
 /**
- * Connects. Rejects with MeshError: SERVER_UNREACHABLE (name, route, refusal by TCP), TIMEOUT, the verifier's code when
- * the server is not ours, or the server's own reason for refusing us.
+ * Connects. Rejects with MeshError: SERVER_UNREACHABLE (name, route, refusal by TCP, no answer to it), TIMEOUT, the
+ * verifier's code when the server is not ours, or the server's own reason for refusing us.
  */
 export async function connectControl(options: ConnectOptions): Promise<ControlConnection> {
   const { host, port } = parseServerUrl(options.url);
   const deadline = options.clock.now() + options.timeoutMs;
   const left = () => Math.max(1, deadline - options.clock.now());
   const tcp = await dialed(options, host, port);
+  options.onAnswer?.();
   const onAbort = () => tcp.destroy(options.signal.reason as Error);
   options.signal.addEventListener("abort", onAbort, { once: true });
   try {
@@ -104,8 +112,9 @@ function dialed(options: ConnectOptions, host: string, port: number): Promise<ne
       end(new MeshError("SERVER_UNREACHABLE", `Cannot connect to ${options.url}`, { cause }));
     };
     const onAbort = () => end(options.signal.reason as MeshError);
-    const cancel = options.clock.timer(options.timeoutMs, () => {
-      end(new MeshError("TIMEOUT", `No connection to ${options.url} within ${options.timeoutMs} ms`));
+    const timeoutMs = Math.min(TCP_MS, options.timeoutMs);
+    const cancel = options.clock.timer(timeoutMs, () => {
+      end(new MeshError("SERVER_UNREACHABLE", `No answer from ${options.url} within ${timeoutMs} ms`));
     });
     if (options.signal.aborted) return onAbort();
     options.signal.addEventListener("abort", onAbort, { once: true });

@@ -103,9 +103,9 @@ export class Servers {
     return this.clients.filter((client) => client.state.phase === "up").sort((a, b) => rank(a) - rank(b));
   }
 
-  /** Whether a server is being connected to for the first time or again right now. */
+  /** Whether a server is being connected to right now that has not been silent all the time. */
   get connecting(): boolean {
-    return this.clients.some((client) => client.state.phase === "connecting");
+    return this.clients.some((client) => client.promising);
   }
 
   /** Channels open on all connections. */

@@ -198,6 +198,12 @@ export class Paths implements PathAgent {
     server.sendPath({ type: "candidates", addresses });
   }
 
+  /** A server is lost: without any, nobody answers what was asked. */
+  serverDown(): void {
+    if (this.#options.servers().length > 0) return;
+    for (const { pursuit } of this.#peers.values()) pursuit.unmet("no server is connected");
+  }
+
   /** Our addresses or routes changed. */
   networkChanged(): void {
     this.#discovery?.hostChanged();
