@@ -69,6 +69,14 @@ export function tell(text: string): void {
   say(`    ${text}`);
 }
 
+/**
+ * A limit in milliseconds on this machine now: what is promised for a machine that has nothing else to do is stretched
+ * by the number of programs that share each processor, or a busy machine would fail what the product keeps.
+ */
+export function allowed(ms: number): number {
+  return ms * Math.max(1, Deno.loadavg()[0]! / navigator.hardwareConcurrency);
+}
+
 /** Waits for the end of a process that is expected to give up by itself. */
 export async function outcome(process: HostProcess): Promise<{ readonly code: number; readonly log: string }> {
   const status = await process.ended;
