@@ -29,6 +29,9 @@ run() {
   # Settings for other programs of the user's shell.
   unset NODE_OPTIONS DENO_V8_FLAGS DENO_COMPAT DENO_CONDITIONS
   export DENO_DIR="$1/cache" DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
+  # Held as long as the program runs, and seen from every container that shares the folder: nobody removes it meanwhile.
+  exec 9<"$1"
+  flock -s -n 9 2>/dev/null || true
   main=$1/app/main.js
   exe=$1/edgemesh
   shift
@@ -84,10 +87,9 @@ for base in $places; do
     continue
   fi
   # Versions that nobody runs any more, and what broken starts left, only take room. Young ones may be starting right now.
-  running=$(ls -l /proc/[0-9]*/exe 2>/dev/null || true)
   for old in "$base"/[0-9a-f]* "$base"/.tmp.*; do
     [ -d "$old" ] && [ "$old" != "$base/$hash" ] && [ -n "$(find "$old" -prune -mmin +60 2>/dev/null)" ] || continue
-    case $running in *"$old/"*) ;; *) rm -rf "$old" ;; esac
+    flock -x -n "$old" rm -rf "$old" 2>/dev/null || true
   done
   # Another start may have finished first: its result is the same.
   mv -T "$tmp" "$base/$hash" 2>/dev/null || true

@@ -124,10 +124,18 @@ labTest("executable: unpacks where it may, once, and nowhere that others could h
     const dir = ROOT_DIRS[0];
     const out = await succeeds(
       `mkdir -p -m 700 /var/lib/edgemesh ${dir} ${dir}/aaaa ${dir}/bbbb ${dir}/cccc ${dir}/.tmp.1
-      cp /bin/sleep ${dir}/bbbb/; ${dir}/bbbb/sleep 60 & touch -d '2 hours ago' ${dir}/aaaa ${dir}/bbbb ${dir}/.tmp.1
-      "$EXE" version >/dev/null; kill $!; ls -A ${dir} | sort -r`,
+      (exec 9<${dir}/bbbb; flock -s 9; exec sleep 60) >/dev/null & while flock -x -n ${dir}/bbbb true; do sleep 0.01; done
+      touch -d '2 hours ago' ${dir}/aaaa ${dir}/bbbb ${dir}/.tmp.1; "$EXE" version >/dev/null; kill $!; ls -A ${dir}`,
     );
-    assert.match(out, /^cccc\nbbbb\n[0-9a-f]{32}\n$|^[0-9a-f]{32}\ncccc\nbbbb\n$|^cccc\n[0-9a-f]{32}\nbbbb\n$/);
+    assert.deepEqual(out.trim().split("\n").filter((name) => name.length === 4), ["bbbb", "cccc"]);
+    assert.doesNotMatch(out, /tmp/);
+  });
+  await t.step("a running version holds its folder", async () => {
+    const out = await succeeds(`"$EXE" server --listen 127.0.0.1:0 --run-dir /tmp/run >/tmp/log 2>&1 & pid=$!
+      until [ -S /tmp/run/server.sock ]; do sleep 0.05; kill -0 $pid || { cat /tmp/log; exit 1; }; done
+      flock -x -n ${ROOT_DIRS[0]}/* true && echo free || echo held; kill $pid; wait $pid
+      flock -x -n ${ROOT_DIRS[0]}/* true && echo free || echo held`);
+    assert.equal(out, "held\nfree\n");
   });
 });
 
