@@ -2,12 +2,15 @@
 import assert from "node:assert/strict";
 import fc from "fast-check";
 import { BufferPool } from "./buffer_pool.ts";
+import { type Carrier, MAX_BATCH } from "./carrier.ts";
 import { DEFAULT_LIMITS, FLOOR_CREDIT } from "./constants.ts";
 import { Fifo } from "./fair.ts";
 import { DatagramQueue } from "./flow.ts";
 import { Incoming, type PieceOwner } from "./incoming.ts";
+import { Link } from "./link.ts";
 import { Liveness } from "./liveness.ts";
 import { Reassembly } from "./reassembly.ts";
+import { Receiver } from "./receiver.ts";
 import { largeChunks, smallChunks, Unread } from "./unread.ts";
 import { ReceiveWindow, WindowPool } from "./window.ts";
 
@@ -100,6 +103,20 @@ Deno.test("a batch's pieces are read in order, and kept for whoever did not read
   incoming.add(a, 0, 1);
   assert.equal(incoming.read(a, into, 0), 1);
   incoming.end();
+});
+
+Deno.test("a batch of no bytes, or of more than a carrier may bring, is a violation", () => {
+  const receiver = new Receiver({ counted: () => undefined, uncounted: () => undefined });
+  const link = new Link({} as Carrier, { order: 1, generation: 1, deadline: 0 });
+  link.greeted = true;
+  link.position = 0;
+  const frames = new Uint8Array(MAX_BATCH + 8);
+  // Ignorable frames of 8 bytes each.
+  for (let at = 0; at < frames.length; at += 8) frames[at] = 0x80;
+  assert.equal(receiver.read(link, frames.subarray(0, MAX_BATCH)), undefined);
+  assert.equal(receiver.received, MAX_BATCH);
+  assert.equal(receiver.read(link, frames), "batch of a forbidden size");
+  assert.equal(receiver.read(link, frames.subarray(0, 0)), "batch of a forbidden size");
 });
 
 Deno.test("windows: the sum is never exceeded, the floor is always there, and all comes back", () => {
