@@ -47,7 +47,8 @@ export async function readConfig(role: Role, flags: DaemonFlags): Promise<AgentC
   return role === "agent" ? loadConfig("agent", sources).config : loadConfig("server", sources).config;
 }
 
-async function configSources(role: Role, flags: DaemonFlags): Promise<ConfigSources> {
+/** What the configuration of a role is made of on this host. Throws CONFIG_INVALID where a named file cannot be read. */
+export async function configSources(role: Role, flags: DaemonFlags): Promise<ConfigSources> {
   const values: Record<string, unknown> = {};
   for (const [flag, path] of Object.entries(FLAG_PATHS)) values[path] = flags[flag as keyof DaemonFlags];
   for (const entry of flags.set ?? []) {

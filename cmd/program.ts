@@ -4,10 +4,12 @@
  *
  * Exit codes: 0 done; 1 it failed; 2 wrong usage or configuration; 3 nothing is running to ask.
  */
-import { Command, CommanderError, Option } from "commander";
+import { Command, CommanderError } from "commander";
 import { describe, MeshError } from "../lib/errors.ts";
 import { NotRunningError } from "./admin_client.ts";
+import { daemon, outputs, sockets } from "./options.ts";
 import { printError } from "./output.ts";
+import { addOperatingCommands } from "./program_operate.ts";
 
 export const EXIT = { ok: 0, failed: 1, usage: 2, notRunning: 3 } as const;
 
@@ -75,6 +77,8 @@ Start here:
       done(await (await import("./resolve.ts")).resolveCommand(name, type ?? "A", flags))
     );
 
+  addOperatingCommands(program, done);
+
   const token = program.command("token").description("Join tokens, on the server host");
   outputs(sockets(token.command("create"), "server")).description("Create a token and print the join command")
     .option("--node <name>", "only this node may use it")
@@ -114,26 +118,4 @@ Start here:
       done(await (await import("./lab_delay.ts")).labDelayCommand(command.args))
     );
   return program;
-}
-
-function daemon(command: Command, role: "agent" | "server"): Command {
-  return command
-    .option("--config <file>", `configuration file (default /etc/edgemesh/${role}.yaml, if it exists)`)
-    .option("--set <path=value...>", "any configuration value, like --set dns.zone=edge.local")
-    .option("--manifests <dir>", "folder of Kubernetes YAML")
-    .option("--state-dir <dir>", `state, default /var/lib/edgemesh/${role}`)
-    .option("--run-dir <dir>", "admin socket, default /run/edgemesh")
-    .addOption(new Option("--log-level <level>", "trace, debug, info, warn or error"));
-}
-
-function outputs(command: Command): Command {
-  return command.addOption(
-    new Option("-o, --output <format>", "text, json or yaml").choices(["text", "json", "yaml"]).default("text"),
-  );
-}
-
-function sockets(command: Command, only?: "server"): Command {
-  command.option("--run-dir <dir>", "folder of the admin sockets", "/run/edgemesh");
-  if (!only) command.addOption(new Option("--role <role>", "which of the two to ask").choices(["agent", "server"]));
-  return command;
 }

@@ -2,7 +2,7 @@
  * Where configuration comes from: flags > `EDGEMESH_*` environment > YAML file > defaults. Pure: files and environment
  * are handed in. All problems are reported at once, each with its path and the place it was said.
  */
-import { parseDocument } from "yaml";
+import { type Document, isMap, isScalar, LineCounter, parseDocument } from "yaml";
 import {
   type AgentConfig,
   type ConfigIssue,
@@ -43,13 +43,30 @@ const OTHER_ENV = new Set([
   "EDGEMESH_SOCKET",
 ]);
 
-/** Merges the sources and checks the result. Throws MeshError CONFIG_INVALID naming every problem. */
-export function loadConfig(role: "agent", sources: ConfigSources): LoadedConfig<AgentConfig>;
-export function loadConfig(role: "server", sources: ConfigSources): LoadedConfig<ServerConfig>;
-export function loadConfig(role: Role, sources: ConfigSources): LoadedConfig<AgentConfig | ServerConfig> {
+/** One thing that keeps a configuration from being used. */
+export interface ConfigProblem {
+  /** Dotted path or variable; missing where the file as a whole cannot be read. */
+  readonly path?: string;
+  readonly problem: string;
+  /** `FILE:LINE`, `environment NAME` or `flag`; missing for values nobody gave. */
+  readonly where?: string;
+}
+
+export interface CheckedConfig<C> {
+  /** Undefined when there are problems. */
+  readonly config: C | undefined;
+  readonly origin: ReadonlyMap<string, string>;
+  readonly problems: readonly ConfigProblem[];
+}
+
+/** Merges the sources and checks the result: every problem at once. */
+export function checkConfig(role: "agent", sources: ConfigSources): CheckedConfig<AgentConfig>;
+export function checkConfig(role: "server", sources: ConfigSources): CheckedConfig<ServerConfig>;
+export function checkConfig(role: Role, sources: ConfigSources): CheckedConfig<AgentConfig | ServerConfig>;
+export function checkConfig(role: Role, sources: ConfigSources): CheckedConfig<AgentConfig | ServerConfig> {
   const raw: Record<string, unknown> = {};
   const origin = new Map<string, string>();
-  const problems: string[] = [];
+  const problems: ConfigProblem[] = [];
   const paths = configPaths(role);
   const lists = listPaths(role);
 
@@ -63,7 +80,7 @@ export function loadConfig(role: Role, sources: ConfigSources): LoadedConfig<Age
       // A host may carry variables of the other role; only near misses are worth a refusal.
       const near = nearest(name, [...byEnv.keys()]);
       if (near && !isOtherRole(role, name)) {
-        problems.push(`${name} (environment) is not a known variable; did you mean ${near}?`);
+        problems.push({ path: name, problem: `is not a known variable; did you mean ${near}?`, where: "environment" });
       }
       continue;
     }
@@ -73,44 +90,84 @@ export function loadConfig(role: Role, sources: ConfigSources): LoadedConfig<Age
   for (const [path, value] of Object.entries(sources.flags)) {
     if (value === undefined) continue;
     if (!setPath(raw, path, lists.has(path) && typeof value === "string" ? list(value) : value)) {
-      problems.push(`--set ${path} is not a valid path`);
+      problems.push({ path: `--set ${path}`, problem: "is not a valid path" });
     }
     origin.set(path, "flag");
   }
 
   const parsed = parseConfig(role, raw);
   if ("issues" in parsed) {
-    for (const issue of parsed.issues) problems.push(sentence(issue, origin, sources.file?.name));
+    for (const issue of parsed.issues) {
+      const where = whereSaid(issue, origin) ?? sources.file?.name;
+      problems.push({ ...issue, ...(where === undefined ? {} : { where }) });
+    }
   }
-  if (problems.length > 0 || "issues" in parsed) {
+  return { config: problems.length > 0 || "issues" in parsed ? undefined : parsed.config, origin, problems };
+}
+
+/** The same for who cannot go on without. Throws MeshError CONFIG_INVALID naming every problem. */
+export function loadConfig(role: "agent", sources: ConfigSources): LoadedConfig<AgentConfig>;
+export function loadConfig(role: "server", sources: ConfigSources): LoadedConfig<ServerConfig>;
+export function loadConfig(role: Role, sources: ConfigSources): LoadedConfig<AgentConfig | ServerConfig> {
+  const { config, origin, problems } = checkConfig(role, sources);
+  if (config === undefined) {
     throw new MeshError(
       "CONFIG_INVALID",
       `The ${role} configuration has ${problems.length} problem${problems.length === 1 ? "" : "s"}:\n  ` +
-        problems.join("\n  "),
+        problems.map(problemLine).join("\n  "),
       { hint: `edgemesh config schema ${role} lists every key` },
     );
   }
-  return { config: parsed.config, origin };
+  return { config, origin };
+}
+
+/** One problem for a person. */
+export function problemLine({ path, problem, where }: ConfigProblem): string {
+  if (path === undefined) return `${where === undefined ? "" : `${where}: `}${problem}`;
+  return `${path} ${problem}${where === undefined ? "" : ` (${where})`}`;
 }
 
 function readFile(
   file: { name: string; text: string },
   raw: Record<string, unknown>,
   origin: Map<string, string>,
-  problems: string[],
+  problems: ConfigProblem[],
 ): void {
-  const doc = parseDocument(file.text, { uniqueKeys: true, prettyErrors: true });
+  const lines = new LineCounter();
+  const doc = parseDocument(file.text, { uniqueKeys: true, prettyErrors: true, lineCounter: lines });
   for (const e of doc.errors) {
-    problems.push(`${file.name}:${e.linePos?.[0].line ?? 1}: ${e.message.split("\n")[0]}`);
+    problems.push({
+      problem: e.message.split("\n")[0]!.replace(/ at line \d+, column \d+:?$/, ""),
+      where: `${file.name}:${e.linePos?.[0].line ?? 1}`,
+    });
   }
   if (doc.errors.length > 0) return;
   const value: unknown = doc.toJS({ maxAliasCount: 50 });
   if (value === null || value === undefined) return;
   if (typeof value !== "object" || Array.isArray(value)) {
-    problems.push(`${file.name}:1: must hold keys and values`);
+    problems.push({ problem: "must hold keys and values", where: `${file.name}:1` });
     return;
   }
-  copyInto(raw, value as Record<string, unknown>, "", (path) => origin.set(path, file.name));
+  copyInto(
+    raw,
+    value as Record<string, unknown>,
+    "",
+    (path) => origin.set(path, `${file.name}:${lineOf(doc, lines, path)}`),
+  );
+}
+
+/** The line of a key; of the nearest one above it where an alias hides it. */
+function lineOf(doc: Document, lines: LineCounter, path: string): number {
+  let at: unknown = doc.contents;
+  let line = 1;
+  for (const key of path.split(".")) {
+    if (!isMap(at)) break;
+    const pair = at.items.find((item) => isScalar(item.key) && String(item.key.value) === key);
+    if (!pair || !isScalar(pair.key) || !pair.key.range) break;
+    line = lines.linePos(pair.key.range[0]).line;
+    at = pair.value;
+  }
+  return line;
 }
 
 function copyInto(
@@ -169,7 +226,11 @@ function isOtherRole(role: Role, name: string): boolean {
   return configPaths(role === "agent" ? "server" : "agent").some((p) => envName(p) === name);
 }
 
-function sentence(issue: ConfigIssue, origin: ReadonlyMap<string, string>, file: string | undefined): string {
-  const where = origin.get(issue.path) ?? [...origin].find(([p]) => p.startsWith(issue.path + "."))?.[1] ?? file;
-  return `${issue.path} ${issue.problem}${where ? ` (${where})` : ""}`;
+/** Where the value was said, or the one it is part of, or what is part of it. */
+function whereSaid({ path }: ConfigIssue, origin: ReadonlyMap<string, string>): string | undefined {
+  for (let at = path; at !== ""; at = at.slice(0, Math.max(0, at.lastIndexOf(".")))) {
+    const where = origin.get(at);
+    if (where !== undefined) return where;
+  }
+  return [...origin].find(([p]) => p.startsWith(path + "."))?.[1];
 }

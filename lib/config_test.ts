@@ -27,7 +27,7 @@ Deno.test("loadConfig lets flags win over environment over file and says where e
   assert.deepEqual([origin.get("nodeName"), origin.get("dns.zone"), origin.get("dns.port")], [
     "flag",
     "environment EDGEMESH_DNS_ZONE",
-    "agent.yaml",
+    "agent.yaml:2",
   ]);
 });
 
@@ -44,17 +44,18 @@ Deno.test("loadConfig reports every problem at once with path, place and suggest
     loadConfig("agent", {
       flags: { "mesh.address": "010.0.0.1" },
       env: { EDGEMESH_DNS_ENABLE: "true", EDGEMESH_DNS_PORT: "0" },
-      file: { name: "a.yaml", text: "nodeNam: x\nforward: { udpIdleMs: soon }\n" },
+      file: { name: "a.yaml", text: "nodeNam: x\nforward:\n  udpIdleMs: soon\n" },
     })
   );
   assert.equal(error.code, "CONFIG_INVALID");
   for (
     const part of [
       "nodeNam is not a known key; did you mean nodeName?",
-      "(a.yaml)",
+      "(a.yaml:1)",
+      "(a.yaml:3)",
       "mesh.address must be an IP address",
       "(flag)",
-      "EDGEMESH_DNS_ENABLE (environment) is not a known variable; did you mean EDGEMESH_DNS_ENABLED?",
+      "EDGEMESH_DNS_ENABLE is not a known variable; did you mean EDGEMESH_DNS_ENABLED? (environment)",
       "dns.port",
       "forward.udpIdleMs",
     ]

@@ -1,0 +1,20 @@
+/** The operating commands of the command line: what looks at, explains and checks a mesh that exists. */
+import { Argument, type Command } from "commander";
+import { outputs, roles } from "./options.ts";
+
+/** Adds them to the tree; `done` takes the exit code of the command that ran. */
+export function addOperatingCommands(program: Command, done: (code: number) => void): void {
+  const config = program.command("config").description("Check, show and describe the configuration");
+  outputs(roles(config.command("validate [file]"), "which role's (default: by the file's name, else agent)"))
+    .description("Report every problem with path, line and suggestion; exit code 2 if there is one")
+    .option("--set <path=value...>", "values as given to the agent or server")
+    .action(async (file, flags) => done(await (await import("./config.ts")).configValidate(file, flags)));
+  outputs(roles(config.command("show"), "which role's (default: whichever has a file here, else agent)"))
+    .description("Show the values in force at the next start, and where each was said; secrets are masked")
+    .option("--config <file>", "configuration file, if it is not the default")
+    .option("--set <path=value...>", "values as given to the agent or server")
+    .action(async (flags) => done(await (await import("./config.ts")).configShow(flags)));
+  outputs(config.command("schema")).addArgument(new Argument("<role>").choices(["agent", "server"]))
+    .description("JSON Schema of the configuration file, for editors")
+    .action(async (role, flags) => done(await (await import("./config.ts")).configSchema(role, flags)));
+}
