@@ -4,13 +4,14 @@
  */
 import assert from "node:assert/strict";
 import { pause, systemClock } from "../../lib/clock.ts";
+import { startEcho } from "../../lib/lab/backends.ts";
 import type { Meter } from "../../lib/lab/meter.ts";
 import { type Mesh, serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import type { SiteSpec } from "../../lib/lab/topology.ts";
 import { curl, type MeshOptions, startAll, tell, webService, withMesh } from "./fixture.ts";
 import { ask, PORTS, startPeer } from "./peers.ts";
-import { labTest } from "./support.ts";
+import { fixture, labTest } from "./support.ts";
 
 /** What issue and users expect: from the first request to bytes on the direct path. */
 const DIRECT_MS = 3_000;
@@ -18,6 +19,7 @@ const DIRECT_MS = 3_000;
 const HANDSHAKE_BYTES = 2_500;
 const WEB = "10.96.0.10";
 const SOURCE = "10.96.0.11";
+const ECHO = "10.96.0.12";
 const MB = 1024 * 1024;
 
 interface Way {
@@ -36,10 +38,15 @@ interface Pair {
 
 /** Two nodes with everything started, `to` serving. */
 async function withPair(
-  options: MeshOptions & { readonly from?: string; readonly to?: string; readonly way: (mesh: Mesh) => Promise<Way> },
+  options: MeshOptions & {
+    readonly from?: string;
+    readonly to?: string;
+    readonly way: (mesh: Mesh) => Promise<Way>;
+    readonly agent?: readonly string[];
+  },
   test: (pair: Pair) => Promise<void>,
 ): Promise<void> {
-  const { from = "edge-1-pod-1", to = "edge-2-pod-1", way, ...mesh } = options;
+  const { from = "edge-1-pod-1", to = "edge-2-pod-1", way, agent = [], ...mesh } = options;
   await withMesh({ cloud: "none", defaultRoute: true, web: [to], ...mesh }, async (mesh) => {
     const pair = { mesh, from: mesh.topology.pod(from), to: mesh.topology.pod(to), way: await way(mesh) };
     await mesh.writeManifest("web.yaml", webService("web", WEB, [pair.to]));
@@ -53,8 +60,14 @@ async function withPair(
         endpoints: [{ ip: pair.to.ip, node: pair.to.node.name }],
       }),
     );
-    await startPeer(pair.to.host);
-    await startAll(mesh);
+    const echo = { name: "echo", clusterIP: ECHO, port: 7, targetPort: 7007 };
+    await mesh.writeManifest(
+      "echo.yaml",
+      serviceYaml({ ...echo, endpoints: [{ ip: pair.to.ip, node: pair.to.node.name }] }),
+    );
+    await Promise.all([startPeer(pair.to.host), startEcho(pair.to.host, { port: 7007 })]);
+    await mesh.startServer();
+    await Promise.all(mesh.topology.nodes.map((node) => mesh.join(node, { flags: agent })));
     await test(pair);
   });
 }
@@ -122,7 +135,9 @@ async function becomesDirect(name: string, pair: Pair, path: "lan" | "direct"): 
   assert.equal((await shown(pair)).split(" ")[0], path);
   if (Deno.env.get("DEBUG_PATH")) {
     for (const node of [pair.from.node, pair.to.node]) {
-      for (const e of (await pair.mesh.status(node)).peers[0]!.events) tell(`${node.name} ${e.at.slice(17)} ${e.kind} ${e.path ?? ""} ${e.text} ${e.reason ?? ""}`);
+      for (const e of (await pair.mesh.status(node)).peers[0]!.events) {
+        tell(`${node.name} ${e.at.slice(17)} ${e.kind} ${e.path ?? ""} ${e.text} ${e.reason ?? ""}`);
+      }
     }
   }
 }
@@ -184,5 +199,138 @@ labTest("symrand and cone: relayed, and status says why in one sentence", async 
       text,
       /^relay \(no direct path to edge-2: .*NAT of this site gives each destination another port.*next try in \d+ s\)$/,
     );
+  });
+});
+
+interface Watched {
+  readonly ended: string;
+  readonly sent: number;
+  readonly received: number;
+  readonly wrong: number;
+  readonly longestMs: number;
+}
+
+/** Watches one connection through the mesh while something happens; every byte must come back in order. */
+async function watched(pair: Pair, ms: number, happens: () => Promise<void>): Promise<number> {
+  const { host } = pair.from;
+  const argv = [...fixture("stream_watch"), ECHO, "7", String(ms)];
+  const process = await host.start("watch", argv, { ready: { log: /^open/m } });
+  await happens();
+  await process.ended;
+  const result = JSON.parse((await process.log()).trim().split("\n").at(-1)!) as Watched;
+  assert.deepEqual([result.ended, result.wrong, result.received], ["cleanly", 0, result.sent], "the stream broke");
+  return result.longestMs;
+}
+
+/** Waits until bytes pass directly again. */
+async function untilBytesPass(pair: Pair, limitMs: number): Promise<number> {
+  const start = systemClock.now();
+  const before = await directBytes(pair);
+  while (await directBytes(pair) - before < HANDSHAKE_BYTES) {
+    assert.ok(
+      systemClock.now() - start < limitMs,
+      `nothing passes directly within ${limitMs} ms: ${await shown(pair)}`,
+    );
+    await pause(100);
+  }
+  return systemClock.now() - start;
+}
+
+labTest("a direct path that is cut costs a pause and no byte; it comes back after the cut", async () => {
+  const sites = [{ nat: "cone" }, { nat: "cone" }] as const;
+  const [a, b] = ["203.0.113.10", "203.0.113.20"];
+  await withPair({ sites, way: publicWay(a, b) }, async (pair) => {
+    const { internet } = pair.mesh.topology;
+    await untilDirect(pair);
+    const longest = await watched(pair, 50_000, async () => {
+      await pause(1_000);
+      await internet.cutPair(a, b);
+      await pause(8_000);
+      const { server } = await transfer(pair, MB);
+      assert.ok(server > MB, "while the direct path is cut bytes pass the server");
+      await internet.healPair(a, b);
+      const ms = await untilBytesPass(pair, 45_000);
+      tell(`direct again ${Math.round(ms)} ms after the cut was healed`);
+    });
+    tell(`longest pause of a stream that was echoed every 20 ms: ${longest} ms`);
+    assert.ok(longest < 4_000, `the stream stood still for ${longest} ms`);
+    const { direct, server } = await transfer(pair, MB);
+    assert.ok(direct >= MB && server < MB / 4, `${direct} direct, ${server} at the server`);
+  });
+});
+
+labTest(
+  "A17: same LAN: with the uplink cut, the server dead and the agents started anew, they find each other",
+  async (t) => {
+    const sites = [{ nat: "cone", nodes: 2 }] as const;
+    await withPair({ sites, way: lanWay }, async (pair) => {
+      const { mesh, from, to } = pair;
+      const site = mesh.topology.sites[0]!;
+      await t.step("the uplink is cut before they ever spoke", async () => {
+        await site.cut();
+        const ms = await untilDirect(pair);
+        tell(`first answer and LAN path ${Math.round(ms)} ms after the first request`);
+        const { direct } = await transfer(pair, MB);
+        assert.ok(direct >= MB);
+      });
+      await t.step("the server dies, the stream goes on", async () => {
+        const longest = await watched(pair, 3_000, () => mesh.stopServer("kill").then(() => {}));
+        assert.ok(longest < 1_000, `the stream stood still for ${longest} ms`);
+      });
+      await t.step("both agents start anew with nobody to ask", async () => {
+        await Promise.all([mesh.stopAgent(from.node, "kill"), mesh.stopAgent(to.node)]);
+        await Promise.all([mesh.startAgent(from.node), mesh.startAgent(to.node)]);
+        const ms = await request(pair);
+        tell(`first request after the restart: ${Math.round(ms)} ms`);
+        const { direct } = await transfer(pair, MB);
+        assert.ok(direct >= MB);
+        assert.equal((await mesh.status(from.node)).mode, "offline");
+      });
+    });
+  },
+);
+
+labTest(
+  "discovery can be switched off: then nothing is said on the LAN, and no LAN path found without a server",
+  async () => {
+    const sites = [{ nat: "cone", nodes: 2 }] as const;
+    await withPair({ sites, way: lanWay, agent: ["--set", "tunnel.discovery=false"] }, async (pair) => {
+      const { mesh, from } = pair;
+      const meter = await from.node.counters("multicast");
+      await mesh.topology.sites[0]!.cut();
+      const { code, stderr } = await curl(from, `http://${WEB}/`);
+      assert.notEqual(code, 0, stderr);
+      assert.equal((await meter.total({ address: "239.255.96.16" })).packets, 0);
+      tell(await shown(pair));
+      assert.match(await shown(pair), /^none \(.*no direct path to edge-2: the server does not answer\)$/);
+    });
+  },
+);
+
+labTest("A10: 10 000 requests over five pods on four nodes: none fails, each pod gets its fifth", async () => {
+  const sites = [{ nat: "cone", nodes: 2 }, { nat: "cone" }, { nat: "fw" }] as const;
+  await withMesh({ sites, cloud: "none", defaultRoute: true, podsPerNode: 2 }, async (mesh) => {
+    const { topology } = mesh;
+    const names = ["edge-1-pod-1", "edge-2-pod-1", "edge-2-pod-2", "edge-3-pod-1", "edge-4-pod-1"];
+    const pods = names.map((name) => topology.pod(name));
+    await mesh.writeManifest("web.yaml", webService("web", WEB, pods));
+    await startAll(mesh);
+    const from = topology.pod("edge-1-pod-2");
+    // curl's own loop: a connection per request, eight at a time, one process.
+    const argv = ["curl", "-sS", "--no-keepalive", "-H", "Connection: close", "-Z", "--parallel-max", "8"];
+    const start = systemClock.now();
+    const { code, stdout, stderr } = await from.host.exec([...argv, "--max-time", "30", `http://${WEB}/?[1-10000]`], {
+      timeoutMs: 240_000,
+    });
+    const seconds = (systemClock.now() - start) / 1000;
+    assert.equal(code, 0, stderr.slice(0, 500));
+    const counts = new Map<string, number>();
+    for (const line of stdout.trim().split("\n")) counts.set(line, (counts.get(line) ?? 0) + 1);
+    tell(`10 000 requests in ${seconds.toFixed(1)} s: ${[...counts].map(([k, n]) => `${k} ${n}`).join(", ")}`);
+    assert.equal([...counts.values()].reduce((sum, n) => sum + n, 0), 10_000);
+    for (const pod of pods) {
+      const n = counts.get(`${pod.name} on ${pod.node.name}`) ?? 0;
+      assert.ok(n >= 1_700 && n <= 2_300, `${pod.name} got ${n} of 10 000 requests`);
+    }
   });
 });

@@ -24,6 +24,8 @@ import { Pursuit } from "./pursuit.ts";
 import { ask } from "./punch_sockets.ts";
 import { Race } from "./race.ts";
 
+/** Peers without a session whose last search is remembered for `status`. */
+const MAX_REMEMBERED = 256;
 /** Peers searched for at once; beyond, the relay must do. */
 const MAX_PURSUITS = 1024;
 /** A search that a peer asked for ends when no session follows. */
@@ -80,6 +82,8 @@ export class Paths implements PathAgent {
   readonly #puncher: Puncher;
   #discovery: Discovery | undefined;
   readonly #peers = new Map<string, Known>();
+  /** Sentences about peers without a session. */
+  readonly #last = new Map<string, string>();
 
   constructor(options: PathsOptions) {
     this.#options = options;
@@ -173,11 +177,11 @@ export class Paths implements PathAgent {
     });
   }
 
-  /** Why a peer has no direct path; undefined when it has one or nobody looks. */
+  /** Why a peer has no direct path, or had none when it was looked for last; undefined when it has one. */
   explain(peer: string): string | undefined {
     const pursuit = this.#peers.get(peer)?.pursuit;
-    if (!pursuit || pursuit.rank > 0) return undefined;
-    return pursuit.report.text(peer, pursuit.trying, this.#options.clock);
+    if (!pursuit) return this.#last.get(peer);
+    return pursuit.rank > 0 ? undefined : pursuit.report.text(peer, pursuit.trying, this.#options.clock);
   }
 
   /** Port, visitors and refusals of the listener. */
@@ -276,6 +280,7 @@ export class Paths implements PathAgent {
   #forget(peer: string): void {
     const known = this.#peers.get(peer);
     if (!known) return;
+    this.#remember(peer, known.pursuit);
     this.#peers.delete(peer);
     known.cancelUnused?.();
     known.spare?.cancel();
@@ -306,6 +311,15 @@ export class Paths implements PathAgent {
         },
       );
     }
+  }
+
+  /** Keeps the sentence of a search that ends with its session, for who asks afterwards. */
+  #remember(peer: string, pursuit: Pursuit): void {
+    this.#last.delete(peer);
+    if (pursuit.best >= RANK.direct) return;
+    pursuit.report.nextAt = undefined;
+    this.#last.set(peer, pursuit.report.text(peer, false, this.#options.clock));
+    if (this.#last.size > MAX_REMEMBERED) this.#last.delete(this.#last.keys().next().value!);
   }
 
   #servers(peer: string) {

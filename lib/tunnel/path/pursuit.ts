@@ -79,6 +79,7 @@ export class Pursuit {
   #try: Try | undefined;
   #path: PathKind | undefined;
   #pathSince: MonoMs = 0;
+  #best = -1;
   #failures = 0;
   /** The last path better than the relay broke soon after it was made. */
   #shaky = false;
@@ -99,6 +100,11 @@ export class Pursuit {
     return this.#path === undefined ? -1 : RANK[this.#path];
   }
 
+  /** Rank of the best path there ever was. */
+  get best(): number {
+    return this.#best;
+  }
+
   /** Somebody wants to talk to the peer, and there is no path, or a poor one. */
   want(): void {
     this.#begin();
@@ -110,6 +116,7 @@ export class Pursuit {
     const now = this.#host.clock.now();
     const before = this.rank;
     this.#path = path;
+    this.#best = Math.max(this.#best, this.rank);
     if (before >= RANK.direct && this.rank < before) {
       // A path that broke soon after it was made would break again; what lasted is worth a try at once.
       this.#shaky = now - this.#pathSince < STABLE_MS;
@@ -199,9 +206,16 @@ export class Pursuit {
       const lan = this.#host.discover();
       if (!server) this.report.meeting = "no server is connected";
       if (!server && !lan) current.asking = false;
-      else this.#after(current, ASK_MS, () => current.asking = false);
+      else this.#after(current, ASK_MS, () => this.#unanswered(current, server, lan));
     }
     this.#advance(current);
+  }
+
+  #unanswered(current: Try, server: boolean, lan: boolean): void {
+    if (!current.asking) return;
+    current.asking = false;
+    const asked = server ? "the server does not answer" : "no server is connected";
+    this.report.meeting = asked + (lan ? ", and it was not found on this LAN" : "");
   }
 
   /** Dials what is known and not tried yet, and punches when it is time. */

@@ -235,10 +235,18 @@ Deno.test("no server and no LAN: it rests at once and says why; a LAN alone is w
   assert.ok(lan.pursuit.trying);
   lan.clock.advance(1);
   assert.ok(!lan.pursuit.trying);
+  assert.match(lan.text(), /: no server is connected, and it was not found on this LAN; next try/);
   lan.pursuit.retryNow();
   lan.pursuit.learned("lan", { addresses: [LAN], observed: [] });
   lan.dial(LAN).up();
   assert.equal(lan.pursuit.rank, 2);
+});
+
+Deno.test("a server that is silent is said to be", () => {
+  const rig = new Rig();
+  rig.pursuit.want();
+  rig.clock.advance(1_000);
+  assert.match(rig.text(), /^no direct path to b: the server does not answer; next try/);
 });
 
 Deno.test("who cannot be met is remembered in the sentence, and ends a round that was asked for", () => {
