@@ -17,6 +17,7 @@ import {
 import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer_types.ts";
 import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
+import { pingRoutes } from "./agent_ping.ts";
 import { commonRoutes } from "./common_routes.ts";
 import type { RunningAgent } from "./agent.ts";
 import { duration } from "./output.ts";
@@ -24,6 +25,7 @@ import { duration } from "./output.ts";
 export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
     ...commonRoutes(agent.readiness, setLogLevel),
+    ...pingRoutes(agent),
     { method: "GET", path: "/v1/status", changes: false, handle: () => agentStatus(agent) },
     {
       method: "GET",

@@ -1,9 +1,21 @@
 /** The operating commands of the command line: what looks at, explains and checks a mesh that exists. */
 import { Argument, type Command } from "commander";
-import { outputs, roles } from "./options.ts";
+import { outputs, roles, sockets } from "./options.ts";
 
 /** Adds them to the tree; `done` takes the exit code of the command that ran. */
 export function addOperatingCommands(program: Command, done: (code: number) => void): void {
+  addConfig(program, done);
+  outputs(sockets(program.command("ping <node-or-service>"), "agent"))
+    .description("Measure the way to a node, or to the nodes behind a Service, and say which path each reply took")
+    .option("-c, --count <n>", "pings per node; 0 = until interrupted", "10")
+    .option("--timeout <time>", "how long to wait for a reply, like 5s or 500ms", "5s")
+    .option("--interval <time>", "between two pings", "1s")
+    .option("--no-until-direct", "go on although the path is direct")
+    .addHelpText("after", "\nIt stops as soon as the path is direct. Exit code 1: no reply at all.")
+    .action(async (name, flags) => done(await (await import("./ping.ts")).pingCommand(name, flags)));
+}
+
+function addConfig(program: Command, done: (code: number) => void): void {
   const config = program.command("config").description("Check, show and describe the configuration");
   outputs(roles(config.command("validate [file]"), "which role's (default: by the file's name, else agent)"))
     .description("Report every problem with path, line and suggestion; exit code 2 if there is one")
