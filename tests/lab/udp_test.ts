@@ -1,0 +1,146 @@
+/** UDP Services over the kernel and tunnel ways: what datagrams are promised, and what they get on a bad link. */
+import assert from "node:assert/strict";
+import { until } from "../../lib/lab/exec.ts";
+import { serviceYaml } from "../../lib/lab/mesh.ts";
+import type { Pod } from "../../lib/lab/pod.ts";
+import { startAll, tell, withMesh } from "./fixture.ts";
+import { labTest } from "./support.ts";
+import { askUdp, startUdpPeer, startWho, type UdpAnswer, type UdpRun } from "./udp_peers.ts";
+
+const NEAR = "10.96.0.10";
+const FAR = "10.96.0.11";
+const MOVING = "10.96.0.12";
+const PORT = 5300;
+const TARGET = 9000;
+/** The largest is what IPv4 can carry: 65 535 − 20 − 8. */
+const SIZES = [0, 1, 1472, 9000, 65_507];
+const LATE_MS = 5_000;
+/** A burst of ten times what a flow's queue of 256 KiB holds. */
+const BURST = { size: 1200, count: 2_200 } as const;
+/** What a burst may cost beside the queues themselves (256 KiB on either side): buffers that the engine grows for it. */
+const BURST_MEMORY = 16_000_000;
+const IDLE_MS = 2_000;
+
+labTest("UDP Services: sizes, sources, late answers, bursts, idle flows and endpoints that go", async (t) => {
+  await withMesh({ cloud: "none", podsPerNode: 2, web: [] }, async (mesh) => {
+    const { topology } = mesh;
+    const node = topology.node("edge-1");
+    const client = topology.pod("edge-1-pod-1");
+    const [near, far, other] = ["edge-1-pod-2", "edge-2-pod-1", "edge-2-pod-2"].map((name) => topology.pod(name));
+    await mesh.writeManifest("near.yaml", udpService("near", NEAR, [near!]));
+    await mesh.writeManifest("far.yaml", udpService("far", FAR, [far!]));
+    await mesh.writeManifest("moving.yaml", udpService("moving", MOVING, [far!]));
+    await Promise.all([near!, far!, other!].map((pod) => startUdpPeer(pod.host, pod.name, TARGET)));
+    await startAll(mesh);
+
+    for (const [way, ip] of [["kernel", NEAR], ["tunnel", FAR]] as const) {
+      await t.step(
+        `${way}: datagrams of 0 to 65 507 bytes keep their boundaries; answers come from the Service`,
+        async () => {
+          const answers = await askUdp<UdpAnswer[]>(client.host, "sizes", ip, PORT, SIZES.join());
+          assert.deepEqual(
+            answers.map(({ size, same, from }) => ({ size, same, from })),
+            SIZES.map((size) => ({ size, same: true, from: `${ip}:${PORT}` })),
+          );
+          tell(`${way}: ${answers.map(({ size, ms }) => `${size} bytes ${ms} ms`).join(", ")}`);
+        },
+      );
+    }
+    await t.step("for programs of the host too", async () => {
+      for (const ip of [NEAR, FAR]) {
+        const [answer] = await askUdp<UdpAnswer[]>(node.host, "sizes", ip, PORT, 100);
+        assert.deepEqual([answer!.same, answer!.from], [true, `${ip}:${PORT}`]);
+      }
+    });
+    await t.step("an answer five seconds later arrives", async () => {
+      const answer = await askUdp<UdpAnswer>(client.host, "text", FAR, PORT, `late ${LATE_MS}`);
+      assert.equal(answer.text, `late ${LATE_MS}`);
+      assert.ok(answer.ms >= LATE_MS, `after ${answer.ms} ms`);
+    });
+    await t.step(
+      "a burst beyond the queue: nothing twice, nothing altered, the newest survive, memory stays",
+      async () => {
+        const agents = ["edge-1", "edge-2"].map((name) => mesh.agent(name));
+        const before = await Promise.all(agents.map(async (agent) => (await agent.memory()).private));
+        const run = await askUdp<UdpRun>(client.host, "burst", FAR, PORT, BURST.size, BURST.count);
+        const after = await Promise.all(agents.map(async (agent) => (await agent.memory()).private));
+        tell(`${run.received} of ${run.sent} came back, number ${run.first} to ${run.last}`);
+        assert.deepEqual([run.duplicates, run.wrong], [0, 0]);
+        assert.ok(run.received > 0 && run.last >= BURST.count - 32, `the newest that came back was ${run.last}`);
+        after.forEach((bytes, i) => {
+          assert.ok(
+            bytes - before[i]! < BURST_MEMORY,
+            `${agents[i]!.host.name} grew by ${(bytes - before[i]!) / 1e6} MB`,
+          );
+        });
+        // The queue is of the flow: another one is not behind it.
+        const [answer] = await askUdp<UdpAnswer[]>(client.host, "sizes", FAR, PORT, 100);
+        assert.ok(answer!.same);
+      },
+    );
+    for (const [from, to] of [[far!, other!], [near!, other!], [other!, near!]] as const) {
+      await t.step(`a flow dies with its endpoint: ${from.name} goes, ${to.name} answers the same socket`, async () => {
+        await mesh.writeManifest("moving.yaml", udpService("moving", MOVING, [from]));
+        const who = await startWho(client.host, MOVING, PORT);
+        try {
+          await who.waitFor({ log: new RegExp(`^${from.name}$`, "m") });
+          await mesh.writeManifest("moving.yaml", udpService("moving", MOVING, [to]));
+          await who.waitFor({ log: new RegExp(`^${to.name}$`, "m") });
+          const tracked = (await node.host.exec(["conntrack", "-L", "-p", "udp", "-d", MOVING])).stdout;
+          assert.ok(!tracked.includes(`src=${from.ip} `), `the kernel still leads to ${from.name}: ${tracked}`);
+        } finally {
+          await who.kill();
+        }
+      });
+    }
+    await t.step("flows end after their idle time, which can be configured, and come again", async () => {
+      await mesh.stopAgent(node);
+      await mesh.startAgent(node, { flags: ["--set", `forward.udpIdleMs=${IDLE_MS}`] });
+      const flows = async () => (await mesh.status(node)).peers.reduce((sum, peer) => sum + peer.streams, 0);
+      const { answered } = await askUdp<{ answered: number }>(client.host, "flows", FAR, PORT, 20);
+      assert.equal(answered, 20);
+      assert.ok(await flows() >= 20, "the flows are not seen: this test would see nothing");
+      await until("the flows to be gone", async () => await flows() === 0 || undefined, 15_000);
+      const [answer] = await askUdp<UdpAnswer[]>(client.host, "sizes", FAR, PORT, 100);
+      assert.ok(answer!.same);
+    });
+  });
+});
+
+labTest("UDP at 20 ms and 2 % loss: what is delivered, how late and how much", async (t) => {
+  // 10 ms each way between any two machines; through the relay a datagram takes two such ways there and two back.
+  await withMesh({ cloud: "none", web: [], oneWayDelayMs: 10, jitterMs: 2, loss: 0.02, seed: 7 }, async (mesh) => {
+    const { topology } = mesh;
+    const [client, far] = [topology.pod("edge-1-pod-1"), topology.pod("edge-2-pod-1")];
+    await mesh.writeManifest("far.yaml", udpService("far", FAR, [far]));
+    await startUdpPeer(far.host, far.name, TARGET);
+    await startAll(mesh);
+    for (const [size, perSecond] of [[200, 200], [1200, 200], [1200, 1000]] as const) {
+      await t.step(`${size} bytes, ${perSecond} a second`, async () => {
+        const run = await askUdp<UdpRun>(client.host, "rate", FAR, PORT, size, perSecond, 5_000);
+        const share = run.received / run.sent;
+        const { peers } = await mesh.status(topology.node("edge-1"));
+        tell(
+          `${size} bytes at ${perSecond}/s by ${peers[0]?.path}: ${
+            (share * 100).toFixed(1)
+          } % delivered, p50 ${run.p50} ms, ` +
+            `p99 ${run.p99} ms, ${run.kbitPerSecond} kbit/s there and back`,
+        );
+        assert.deepEqual([run.duplicates, run.wrong], [0, 0]);
+        // Carriers are TCP: loss costs time, not datagrams, unless they are older than anybody waits for.
+        assert.ok(share > 0.9, `only ${run.received} of ${run.sent}`);
+      });
+    }
+  });
+});
+
+function udpService(name: string, clusterIP: string, pods: readonly Pod[]): string {
+  return serviceYaml({
+    name,
+    clusterIP,
+    port: PORT,
+    targetPort: TARGET,
+    protocol: "UDP",
+    endpoints: pods.map((pod) => ({ ip: pod.ip, node: pod.node.name })),
+  });
+}
