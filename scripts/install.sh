@@ -36,28 +36,71 @@ check_host() {
     x86_64 | amd64 | aarch64 | arm64) ;;
     *) die "edgemesh has no build for $(uname -m); it runs on x86_64 and aarch64" "another host" ;;
   esac
-  if ! ls /lib*/ld-linux-*.so.* /lib/*/ld-linux-*.so.* /lib64/ld-linux-*.so.* >/dev/null 2>&1; then
+  has_glibc ||
     die "This system has no glibc (Alpine and other musl systems are not supported)" "a Debian, Ubuntu, RHEL, Fedora or SUSE host"
-  fi
+}
+
+has_glibc() {
+  # A musl system may have a loader of this name that only stands in for glibc's.
+  case $(ldd --version 2>&1) in *musl*) return 1 ;; esac
+  for loader in /lib*/ld-linux-*.so.* /lib/*/ld-linux-*.so.*; do
+    if [ -e "$loader" ]; then return 0; fi
+  done
+  return 1
 }
 
 have_systemd() { [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; }
 
-# Environment name of a flag: --node-name → EDGEMESH_NODE_NAME.
-env_name() { printf 'EDGEMESH_%s' "$(printf '%s' "${1#--}" | tr 'a-z-' 'A-Z_')"; }
+# Environment name of a flag or of a path of --set: --node-name → EDGEMESH_NODE_NAME, dns.extraZones → EDGEMESH_DNS_EXTRA_ZONES.
+env_name() { printf 'EDGEMESH_%s' "$(printf '%s' "${1#--}" | sed 's/\([a-z0-9]\)\([A-Z]\)/\1_\2/g' | tr 'a-z.-' 'A-Z__')"; }
 
-install_role() {
+# Remembers a setting for the environment file. A flag that is given again, like --server, makes a list.
+setting() { # name, value
+  case $2 in *[!-A-Za-z0-9_./:,@%+=\[\]]*)
+    # systemd and the shell read these alike in single quotes, and nothing else.
+    case $2 in *"'"* | *"
+"*) die "The value of $1 holds a quote or a line break: $2" "a configuration file, $etc_dir/$role.yaml" ;; esac
+    set -- "$1" "'$2'"
+    ;;
+  esac
+  before=$(printf '%s\n' "$settings" | sed -n "s/^$1=//p")
+  if [ -n "$before" ]; then
+    settings=$(printf '%s\n' "$settings" | sed "/^$1=/d")
+    set -- "$1" "$before,$2"
+  fi
+  settings="$settings${settings:+
+}$1=$2"
+}
+
+# --set path=value, as the daemons have it.
+set_path() {
+  case $1 in ?*=*) setting "$(env_name "${1%%=*}")" "${1#*=}" ;; *) die "--set $1 has no value" "--set path=value" ;; esac
+}
+
+# Whatever may be wrong with what was given is found before anything is changed.
+check_executable() {
   [ -n "$from" ] || die "No executable given" "--from dist/edgemesh (make it with ./scripts/deno task build)"
   [ -f "$from" ] || die "There is no file $from" "--from FILE with a built executable"
+  # A dry run does not even unpack it.
+  [ "$dry" = 0 ] || return 0
   version=$("$from" version 2>/dev/null) || die "$from does not run on this host" "the build for $(uname -m) with glibc"
+  for flag in $flags; do
+    # The daemon ignores variables it does not know, as they may be the other role's: a slip must be found here.
+    "$from" "$role" --help | grep -q -e "^ *\(-., \)\{0,1\}$flag " ||
+      die "edgemesh $role has no flag $flag" "edgemesh $role --help"
+  done
+}
 
+install_role() {
   if [ -f "$bin" ] && cmp -s "$from" "$bin"; then
     info "$bin is already this build"
     changed=0
   else
     changed=1
     act mkdir -p "$bin_dir"
-    if [ "$dry" = 0 ]; then
+    if [ "$dry" = 1 ]; then
+      echo "would install $from as $bin"
+    else
       # A copy beside the old one, then one rename: a running agent keeps its file, a failed copy changes nothing.
       tmp=$(mktemp "$bin_dir/.edgemesh.XXXXXX")
       trap 'rm -f "$tmp"' EXIT INT TERM
@@ -67,7 +110,7 @@ install_role() {
       mv "$tmp" "$bin"
       trap - EXIT INT TERM
     fi
-    info "installed $bin ($version)"
+    [ "$dry" = 1 ] || info "installed $bin ($version)"
   fi
 
   act mkdir -p "$etc_dir" "$state_dir/$role"
@@ -86,7 +129,7 @@ write_env() {
   tmp=$(mktemp "$etc_dir/.env.XXXXXX")
   chmod 600 "$tmp"
   # Settings of an earlier install stay unless they are given anew.
-  names=$(printf '%s\n' "$settings" | sed -n 's/^\([A-Z_]*\)=.*/\1/p')
+  names=$(printf '%s\n' "$settings" | sed -n 's/^\([A-Z0-9_]*\)=.*/\1/p')
   if [ -f "$env_file" ]; then
     while IFS= read -r line; do
       key=${line%%=*}
@@ -94,10 +137,6 @@ write_env() {
     done <"$env_file" >>"$tmp"
   fi
   [ -z "$settings" ] || printf '%s\n' "$settings" >>"$tmp"
-  for proxy in HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-    eval "value=\${$proxy:-}"
-    [ -z "$value" ] || printf '%s=%s\n' "$proxy" "$value" >>"$tmp"
-  done
   if [ -f "$env_file" ] && cmp -s "$tmp" "$env_file"; then rm -f "$tmp"; else
     mv "$tmp" "$env_file"
     changed=1
@@ -128,6 +167,8 @@ ExecStart=$bin $role
 ExecReload=/bin/kill -HUP \$MAINPID
 Restart=always
 RestartSec=2
+# Wrong settings do not become right by trying again.
+RestartPreventExitStatus=2
 TimeoutStopSec=35
 LimitNOFILE=65536
 RuntimeDirectory=edgemesh
@@ -180,6 +221,16 @@ start_unit() {
   info "edgemesh-$role is running; look with: edgemesh status"
 }
 
+# With the agent's own settings: they may name another link.
+clean_up() (
+  if [ -f "$etc_dir/agent.env" ]; then
+    set -a
+    # shellcheck disable=SC1091 # written by write_env
+    . "$etc_dir/agent.env"
+  fi
+  act "$bin" cleanup
+)
+
 uninstall() {
   roles=${role:-"agent server"}
   for r in $roles; do
@@ -188,14 +239,14 @@ uninstall() {
       act systemctl disable --now "edgemesh-$r" || warn "edgemesh-$r could not be stopped"
     fi
     # Rules, links and routes go even if the agent was killed.
-    if [ "$r" = agent ] && [ -x "$bin" ]; then act "$bin" cleanup || warn "cleanup failed; see above"; fi
+    if [ "$r" = agent ] && [ -x "$bin" ]; then clean_up || warn "cleanup failed; see above"; fi
     act rm -f "$unit" "$etc_dir/$r.env"
     [ "$purge" = 0 ] || act rm -rf "${state_dir:?}/$r"
   done
   if have_systemd; then act systemctl daemon-reload; fi
   if [ ! -f "$unit_dir/edgemesh-agent.service" ] && [ ! -f "$unit_dir/edgemesh-server.service" ]; then
     act rm -f "$bin" "$bin.previous"
-    act rm -rf "$state_dir/runtime" /run/edgemesh /run/edgemesh-runtime
+    act rm -rf /var/lib/edgemesh/runtime /run/edgemesh /run/edgemesh-runtime /dev/shm/edgemesh-runtime
     act rmdir "$etc_dir" 2>/dev/null || true
     act rmdir "$state_dir" 2>/dev/null || true
   fi
@@ -207,7 +258,7 @@ main() {
   [ $# -gt 0 ] || usage
   command=$1
   shift
-  role='' from='' settings='' start=1 enable=1 dry=0 purge=0 changed=0 token_file=''
+  role='' from='' settings='' flags='' start=1 enable=1 dry=0 purge=0 changed=0 token_file=''
   case $command in
     agent | server) role=$command ;;
     uninstall)
@@ -228,12 +279,13 @@ main() {
       --dry-run) dry=1 ;;
       --purge) purge=1 ;;
       --token-file) token_file=${2:?"--token-file needs a file or -"}; shift ;;
-      --*=*) settings="$settings${settings:+
-}$(env_name "${1%%=*}")=${1#*=}" ;;
+      --set) set_path "${2:-}"; shift ;;
+      --set=*) set_path "${1#*=}" ;;
+      --*=*) setting "$(env_name "${1%%=*}")" "${1#*=}"; flags="$flags ${1%%=*}" ;;
       --*)
         [ $# -ge 2 ] || die "Flag $1 has no value" "$1 VALUE"
-        settings="$settings${settings:+
-}$(env_name "$1")=$2"
+        setting "$(env_name "$1")" "$2"
+        flags="$flags $1"
         shift
         ;;
       *) die "Unknown word $1" "sh $0 --help" ;;
@@ -245,6 +297,7 @@ main() {
     return
   fi
   check_host
+  check_executable
   if [ -n "$token_file" ]; then
     # The token is kept in a file only the service can read, until the join has deleted it.
     kept=$state_dir/$role/join-token
@@ -255,8 +308,7 @@ main() {
       [ -s "$kept" ] || die "The token is empty" "the token from 'edgemesh token create'"
       [ "$token_file" = - ] || rm -f "$token_file"
     fi
-    settings="$settings${settings:+
-}EDGEMESH_TOKEN_FILE=$kept"
+    setting EDGEMESH_TOKEN_FILE "$kept"
   fi
   install_role
 }
