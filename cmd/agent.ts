@@ -236,6 +236,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   }));
   refresh();
   stack.defer(watchHost(loop, () => {
+    dns?.networkChanged();
     refresh();
     if (paths?.refresh()) tunnel.networkChanged();
   }));

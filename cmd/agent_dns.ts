@@ -4,10 +4,11 @@
 import { type Cidr, cidrText } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../lib/dns/config.ts";
+import type { DnsConfig } from "../lib/dns/config.ts";
 import type { CacheStore } from "../lib/dns/persist.ts";
 import type { DnsServer, DnsStats } from "../lib/dns/server.ts";
 import { describe, MeshError } from "../lib/errors.ts";
+import type { HostResolver } from "./host_resolver.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { writeAtomic } from "../lib/linux/files.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
@@ -36,6 +37,7 @@ export class DnsModule {
   readonly #config: DnsConfig;
   #server: DnsServer | undefined;
   #problem: string | undefined;
+  #host: HostResolver | undefined;
   #cancel: (() => void) | undefined;
 
   private constructor(parts: DnsModuleParts, config: DnsConfig) {
@@ -64,9 +66,16 @@ export class DnsModule {
     return this.#server?.stats();
   }
 
-  close(): void {
+  /** Addresses or routes of this host changed: upstreams that were out of reach are tried again. */
+  networkChanged(): void {
+    this.#server?.networkChanged();
+  }
+
+  /** Gives the host its own resolver back, saves what is worth keeping, and stops answering. */
+  async close(): Promise<void> {
     this.#cancel?.();
-    this.#server?.close();
+    await this.#host?.undo();
+    await this.#server?.close();
   }
 
   async #try(): Promise<void> {
@@ -86,6 +95,12 @@ export class DnsModule {
       });
       if (this.#problem !== undefined) log.info("DNS listens now");
       this.#problem = undefined;
+      // Only now: a host that asks us while nobody listens would have no names at all.
+      if (config.dns.integrate !== "off") {
+        const { HostResolver } = await import("./host_resolver.ts");
+        this.#host = new HostResolver(config, log);
+        await this.#host.apply(mesh);
+      }
     } catch (error) {
       if (this.#problem === undefined) {
         log.error("DNS cannot listen; everything else goes on", { error: describe(error) });
@@ -112,18 +127,41 @@ export class DnsModule {
 
 async function dnsConfig({ config, cidrs }: DnsModuleParts): Promise<DnsConfig> {
   const { parseUpstream } = await import("../lib/dns/resolvconf.ts");
-  const { zone, extraZones, upstreams } = config.dns;
+  const { dns } = config;
+  const upstream = (text: string, where: string) => {
+    const spec = parseUpstream(text);
+    if (spec) return spec;
+    throw new MeshError("CONFIG_INVALID", `${where} holds ${text}, which is no address`, {
+      hint: "1.1.1.1 or 1.1.1.1:53",
+    });
+  };
   return {
-    ...DEFAULT_DNS_CONFIG,
-    zones: [zone, ...extraZones],
-    upstreams: upstreams.map((text) => {
-      const spec = parseUpstream(text);
-      if (spec) return spec;
-      throw new MeshError("CONFIG_INVALID", `dns.upstreams holds ${text}, which is no address`, {
-        hint: "1.1.1.1 or 1.1.1.1:53",
-      });
-    }),
+    zones: [dns.zone, ...dns.extraZones],
+    multiclusterZones: dns.multiclusterZones,
+    ttl: dns.ttlSeconds,
+    pods: dns.pods,
+    ignoreEmptyServices: dns.ignoreEmptyServices,
+    namespaces: dns.namespaces.length > 0 ? dns.namespaces : undefined,
     reverseNetworks: cidrs.map(cidrText),
+    mode: dns.mode,
+    autoDetect: dns.autoDetect,
+    upstreams: dns.upstreams.map((text) => upstream(text, "dns.upstreams")),
+    forwards: dns.forwards.map((f) => ({
+      zone: f.zone,
+      upstreams: f.upstreams.map((text) => upstream(text, `dns.forwards of ${f.zone}`)),
+    })),
+    resolvConf: dns.resolvConf,
+    hosts: dns.hosts,
+    searchNamespaces: dns.searchNamespaces,
+    rebindProtection: dns.rebindProtection,
+    rebindAllow: dns.rebindAllow,
+    cacheBytes: dns.cacheBytes,
+    maxTtl: dns.maxTtlSeconds,
+    maxNegativeTtl: dns.maxNegativeTtlSeconds,
+    serveStale: dns.serveStaleSeconds,
+    maxQueriesPerSecond: dns.maxQueriesPerSecond,
+    maxPendingPerSource: dns.maxPendingPerSource,
+    allowFrom: dns.allowFrom,
   };
 }
 

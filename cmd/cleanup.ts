@@ -4,6 +4,7 @@ import { lockFile } from "../lib/linux/lock.ts";
 import { nullLogger } from "../lib/log.ts";
 import { openRules } from "./agent_rules.ts";
 import { readConfig } from "./daemon.ts";
+import { HostResolver } from "./host_resolver.ts";
 import { print } from "./output.ts";
 import { removeLeftMeshLink } from "./agent_link.ts";
 
@@ -13,6 +14,7 @@ export async function cleanupCommand(flags: { config?: string; state?: boolean }
   const rules = openRules(config.forward.backend, nullLogger);
   await rules.remove("all");
   rules.close();
+  await new HostResolver(config, nullLogger).undo();
   removeLeftMeshLink(config);
   print(`removed kernel rules and the link ${config.mesh.interface}`);
   if (flags.state) {

@@ -67,12 +67,45 @@ export const AgentConfig = z.strictObject({
   }).prefault({}),
   dns: z.strictObject({
     enabled: z.boolean().default(true).describe("Answer names on the mesh address, port 53"),
+    port: port.default(53),
     zone: zone.default("cluster.local").describe("Cluster zone"),
     extraZones: z.array(zone).default([]).describe("More zones answered from the cluster's objects"),
-    upstreams: z.array(z.string()).default([]).describe(
-      "address or address:port for all other names; empty: from /etc/resolv.conf",
+    multiclusterZones: z.array(zone).default([]).describe("Zones whose endpoint names carry a cluster id"),
+    ttlSeconds: z.int().min(0).max(3600).default(5).describe("TTL of answers from the cluster's objects"),
+    pods: z.enum(["disabled", "insecure", "verified"]).default("insecure").describe("Names like 1-2-3-4.ns.pod.zone"),
+    ignoreEmptyServices: z.boolean().default(false).describe("A Service without ready endpoint has no name"),
+    namespaces: z.array(z.string()).default([]).describe("Only these namespaces have names; empty: all"),
+    searchNamespaces: z.array(z.string()).default([]).describe(
+      "Namespaces whose Services processes of this host may call `web` and `web.shop`",
     ),
-    port: port.default(53),
+    hosts: z.record(z.string(), z.array(ip)).default({}).describe("Name → addresses, before everything else"),
+    upstreams: z.array(z.string()).default([]).describe(
+      "address or address:port for all other names; empty: from resolvConf",
+    ),
+    forwards: z.array(z.strictObject({ zone: z.string(), upstreams: z.array(z.string()).min(1) })).default([]).describe(
+      "Other resolvers for a zone and everything below it",
+    ),
+    resolvConf: absolutePath.default("/etc/resolv.conf").describe("File to find upstreams in"),
+    integrate: z.enum(["off", "auto", "resolved", "file"]).default("off").describe(
+      "Make this host's own processes ask us: by systemd-resolved, by resolvConf, or by what is in charge; undone at stop",
+    ),
+    mode: z.enum(["cluster", "cache"]).default("cluster").describe(
+      "cache: ask the cluster's own DNS and keep its answers, for nodes that keep CoreDNS",
+    ),
+    autoDetect: z.boolean().default(true).describe("In cache mode: find the cluster's DNS Services by themselves"),
+    cacheBytes: z.int().min(65536).default(8 * 1024 * 1024).describe("Memory for answers of upstreams"),
+    maxTtlSeconds: z.int().min(1).default(3600).describe("Upper bound for TTLs of upstreams"),
+    maxNegativeTtlSeconds: z.int().min(0).default(300).describe("Upper bound for negative answers of upstreams"),
+    serveStaleSeconds: z.int().min(0).default(86400).describe(
+      "How long expired answers are served while upstreams are gone",
+    ),
+    maxQueriesPerSecond: z.int().min(0).default(20000).describe("Of one source; 0 = no limit"),
+    maxPendingPerSource: z.int().min(1).default(256).describe(
+      "Queries of one source that wait for upstreams at a time",
+    ),
+    allowFrom: z.array(cidr).default([]).describe("Networks beyond this host and its pods that may ask"),
+    rebindProtection: z.boolean().default(false).describe("Drop private addresses from answers of upstreams"),
+    rebindAllow: z.array(zone).default([]).describe("Zones that rebindProtection leaves alone"),
   }).prefault({}),
   forward: z.strictObject({
     enabled: z.boolean().default(true).describe("Bring Service traffic to its endpoints"),
