@@ -53,17 +53,13 @@ function resolveClaims(
   const owners = new Map<string, ServiceKey>();
   let contested = false;
   for (const [key, planned] of services) {
-    for (const port of planned.ports) {
-      for (const frontend of port.frontends) {
-        for (const claim of claimsOf(port, frontend)) {
-          const other = owners.get(claim);
-          if (other === key) continue;
-          if (other === undefined) owners.set(claim, key);
-          else {
-            contested = true;
-            owners.set(claim, ownerAmong(meta, [other, key], port, frontend));
-          }
-        }
+    for (const { claim, port, frontend } of allClaims(planned)) {
+      const other = owners.get(claim);
+      if (other === key) continue;
+      if (other === undefined) owners.set(claim, key);
+      else {
+        contested = true;
+        owners.set(claim, ownerAmong(meta, [other, key], port, frontend));
       }
     }
   }
@@ -100,6 +96,26 @@ function withoutLost(planned: PlannedService, owners: ReadonlyMap<string, Servic
     }),
   }));
   return notes.length === planned.notes.length ? planned : { ...planned, ports, notes, complete: false };
+}
+
+interface Claim {
+  readonly claim: string;
+  readonly port: PlannedPort;
+  readonly frontend: Frontend;
+}
+
+/** Most Services are the same as in the plan before, and thousands of them are asked for each change of one. */
+const claimsCache = new WeakMap<PlannedService, readonly Claim[]>();
+
+function allClaims(planned: PlannedService): readonly Claim[] {
+  let claims = claimsCache.get(planned);
+  if (!claims) {
+    claims = planned.ports.flatMap((port) =>
+      port.frontends.flatMap((frontend) => claimsOf(port, frontend).map((claim) => ({ claim, port, frontend })))
+    );
+    claimsCache.set(planned, claims);
+  }
+  return claims;
 }
 
 /** A cluster IP belongs to one Service as a whole, as in Kubernetes; other addresses are shared by port. */

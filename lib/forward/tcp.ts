@@ -97,17 +97,21 @@ function saysDown(reason: ReasonCode): boolean {
   return reason !== "LIMIT" && reason !== "SHUTDOWN" && reason !== "KERNEL" && reason !== "INTERNAL";
 }
 
-/** From accept to the pipe's end. Its handlers serve both stages: the client while it waits, the endpoint while it is dialled. */
-class Connection implements Tracked {
+/**
+ * From accept to the end. It is its own handler while an endpoint is dialled (one dial at a time, and none speaks after
+ * it has failed), so that an open connection keeps few objects alive: there may be thousands that do nothing.
+ */
+class Connection implements Tracked, StreamHandler {
   readonly #deps: TcpDeps;
-  readonly #accepted: Accepted;
   readonly #found: Found;
   readonly #started: MonoMs;
-  readonly #failed = new Set<string>();
+  /** Until the streams are joined, and for the access line. */
+  #accepted: Accepted | undefined;
+  #failed: Set<string> | undefined;
   #attempts = 0;
   #slot: Slot | undefined;
   #dialled: MeshStream | undefined;
-  #pipe: Joined | undefined;
+  #joined: Joined | undefined;
   #deadline: CancelTimer | undefined;
   #over = false;
 
@@ -116,28 +120,23 @@ class Connection implements Tracked {
     this.#accepted = accepted;
     this.#found = found;
     this.#started = deps.clock.now();
-    accepted.stream.handler = {
-      onOpen: () => {},
-      onReadable: () => {},
-      onWritable: () => {},
-      onClose: (reason) => this.#clientGone(reason ?? "RESET"),
-    };
+    accepted.stream.handler = new WaitingClient(this);
     deps.connections.add(this);
   }
 
   get bytes(): number {
-    return this.#pipe ? this.#pipe.forward + this.#pipe.backward : 0;
+    return this.#joined ? this.#joined.forward + this.#joined.backward : 0;
   }
 
   get halfClosed(): boolean {
-    return this.#pipe?.halfClosed ?? false;
+    return this.#joined?.halfClosed ?? false;
   }
 
   reset(code: ReasonCode): void {
     if (this.#over) return;
-    if (this.#pipe) return this.#pipe.reset(code);
+    if (this.#joined) return this.#joined.reset(code);
     this.#dialled?.reset(code);
-    this.#accepted.stream.reset(code);
+    this.#accepted!.stream.reset(code);
     this.#end(code);
   }
 
@@ -146,16 +145,48 @@ class Connection implements Tracked {
     const { picker, clock, connectTimeoutMs, counters } = this.#deps;
     const { port } = this.#found;
     const slots = agentSlots(verdictFor(this.#found));
-    const untried = slots.length - this.#failed.size;
-    const spent = clock.now() - this.#started;
-    if (untried <= 0 || this.#attempts >= MAX_ATTEMPTS || spent >= connectTimeoutMs * BUDGET_ATTEMPTS) {
+    const untried = slots.length - (this.#failed?.size ?? 0);
+    const now = clock.now();
+    const left = connectTimeoutMs * BUDGET_ATTEMPTS - (now - this.#started);
+    if (untried <= 0 || this.#attempts >= MAX_ATTEMPTS || left <= 0) {
       count(counters.of(port.id).failed, last);
       return this.reset(last);
     }
-    const slot = picker.pick(port, slots, { ip: this.#accepted.remote.ip, now: clock.now() }, this.#failed);
+    const slot = picker.pick(port, slots, { ip: this.#accepted!.remote.ip, now }, this.#failed);
     this.#slot = slot;
     this.#attempts++;
-    this.#dial(slot, Math.min(connectTimeoutMs, connectTimeoutMs * BUDGET_ATTEMPTS - spent));
+    this.#dial(slot, Math.min(connectTimeoutMs, left));
+  }
+
+  /** The endpoint answered. */
+  onOpen(): void {
+    this.#deadline?.();
+    this.#deadline = undefined;
+    const slot = this.#slot!;
+    const way = this.#way(slot);
+    way.opened++;
+    way.active++;
+    this.#deps.picker.opened(this.#found.port, slot);
+    const client = this.#accepted!.stream;
+    if (!this.#deps.accessLog) this.#accepted = undefined;
+    this.#joined = join(this.#deps, client, this.#dialled!, (reason) => this.#end(reason));
+    this.#dialled = undefined;
+  }
+
+  onReadable(): void {}
+
+  onWritable(): void {}
+
+  /** The dial failed. */
+  onClose(reason: ReasonCode | undefined): void {
+    this.#attemptFailed(reason ?? "PEER_GONE");
+  }
+
+  /** The client left while it waited. */
+  clientGone(reason: ReasonCode): void {
+    if (this.#over) return;
+    this.#dialled?.reset(reason);
+    this.#end(reason);
   }
 
   #dial(slot: Slot, timeoutMs: number): void {
@@ -168,26 +199,25 @@ class Connection implements Tracked {
       node: slot.node,
       endpoint: slot.endpoint,
     };
+    // The loop has a deadline of its own for each dial; the tunnel waits as long as its peer may still come.
+    if (slot.way === "tunnel") {
+      this.#deadline = this.#deps.clock.timer(timeoutMs, () => {
+        this.#dialled?.reset("DIAL_TIMEOUT");
+        this.#attemptFailed("DIAL_TIMEOUT");
+      });
+    }
     const dialer = slot.way === "tunnel" ? this.#deps.tunnel : this.#deps.local;
-    this.#deadline = this.#deps.clock.timer(timeoutMs, () => {
-      this.#dialled?.reset("DIAL_TIMEOUT");
-      this.#attemptFailed(slot, "DIAL_TIMEOUT");
-    });
-    const handler: StreamHandler = {
-      onOpen: () => this.#join(),
-      onReadable: () => {},
-      onWritable: () => {},
-      onClose: (reason) => this.#attemptFailed(slot, reason ?? "PEER_GONE"),
-    };
-    this.#dialled = dialer.dial(target, undefined, handler);
+    this.#dialled = dialer.dial(target, undefined, this);
   }
 
-  #attemptFailed(slot: Slot, reason: ReasonCode): void {
-    if (this.#over || slot !== this.#slot) return;
+  #attemptFailed(reason: ReasonCode): void {
+    const slot = this.#slot;
+    if (this.#over || !slot) return;
     this.#deadline?.();
+    this.#deadline = undefined;
     this.#dialled = undefined;
     this.#slot = undefined;
-    this.#failed.add(slot.key);
+    (this.#failed ??= new Set()).add(slot.key);
     if (saysDown(reason)) this.#deps.picker.failed(this.#found.port, slot, this.#deps.clock.now());
     this.#way(slot).dialFailures++;
     this.#deps.log.debug("Endpoint did not answer", {
@@ -199,32 +229,17 @@ class Connection implements Tracked {
     this.next(reason);
   }
 
-  #join(): void {
-    this.#deadline?.();
-    const way = this.#way(this.#slot!);
-    way.opened++;
-    way.active++;
-    this.#deps.picker.opened(this.#found.port, this.#slot!);
-    this.#pipe = join(this.#deps, this.#accepted.stream, this.#dialled!, (reason) => this.#end(reason));
-  }
-
-  #clientGone(reason: ReasonCode): void {
-    if (this.#over) return;
-    this.#dialled?.reset(reason);
-    this.#end(reason);
-  }
-
   #end(reason: ReasonCode | undefined): void {
     if (this.#over) return;
     this.#over = true;
     this.#deadline?.();
     this.#deps.connections.delete(this);
-    if (this.#pipe) {
+    if (this.#joined) {
       const way = this.#way(this.#slot!);
       way.active--;
       this.#deps.picker.closed(this.#found.port, this.#slot!);
-      way.bytesOut += this.#pipe.forward;
-      way.bytesIn += this.#pipe.backward;
+      way.bytesOut += this.#joined.forward;
+      way.bytesIn += this.#joined.backward;
     }
     if (this.#deps.accessLog) this.#accessLine(reason);
   }
@@ -235,18 +250,38 @@ class Connection implements Tracked {
 
   /** Fixed fields in a fixed order: programs read this line. */
   #accessLine(reason: ReasonCode | undefined): void {
+    const { remote, original } = this.#accepted!;
     this.#deps.log.info("access", {
-      from: hostPort(this.#accepted.remote),
-      to: hostPort(this.#accepted.original),
+      from: hostPort(remote),
+      to: hostPort(original),
       service: `${this.#found.port.namespace}/${this.#found.port.service}`,
       endpoint: this.#slot ? hostPort(this.#slot.endpoint) : "-",
       node: this.#slot?.node ?? "-",
       way: this.#slot?.way ?? "-",
       ms: Math.round(this.#deps.clock.now() - this.#started),
-      out: this.#pipe?.forward ?? 0,
-      in: this.#pipe?.backward ?? 0,
+      out: this.#joined?.forward ?? 0,
+      in: this.#joined?.backward ?? 0,
       attempts: this.#attempts,
       result: reason ?? "OK",
     });
+  }
+}
+
+/** The client while its endpoint is dialled: its bytes wait in the kernel, only its end matters. */
+class WaitingClient implements StreamHandler {
+  readonly #connection: Connection;
+
+  constructor(connection: Connection) {
+    this.#connection = connection;
+  }
+
+  onOpen(): void {}
+
+  onReadable(): void {}
+
+  onWritable(): void {}
+
+  onClose(reason: ReasonCode | undefined): void {
+    this.#connection.clientGone(reason ?? "RESET");
   }
 }

@@ -31,14 +31,19 @@ const PRIORITY_SOURCE = 90;
 const KEY: readonly Field[] = ["daddr", "proto", "dport"];
 const NODE_KEY: readonly Field[] = ["proto", "dport"];
 
-/** Both tables for a node; the same objects again when nothing about the node changed. */
-export function staticTables(
-  facts: NodeFacts,
-  shards: number,
-  previous: readonly Table[] | undefined,
-): readonly Table[] {
-  const next = [persistentTable(facts, shards), agentTable(facts, shards)];
-  return previous && JSON.stringify(previous) === JSON.stringify(next) ? previous : next;
+/** Both tables for a node; the same objects again when nothing that they are made from has changed. */
+export function staticTables(facts: NodeFacts, shards: number, previous?: Made): Made {
+  const from = JSON.stringify([facts.mesh4, facts.mesh6, shards]);
+  return previous?.from === from ? previous : {
+    from,
+    tables: [persistentTable(facts, shards), agentTable(facts, shards)],
+  };
+}
+
+/** Tables with what they were made from. */
+export interface Made {
+  readonly from: string;
+  readonly tables: readonly Table[];
 }
 
 function persistentTable(facts: NodeFacts, shards: number): Table {

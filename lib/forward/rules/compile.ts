@@ -63,7 +63,9 @@ export function compileRules(plan: Plan, listeners: AgentListeners, options: Com
     for (const port of service.ports) collectLocal(port, here);
   }
   fragments.set(SHARED, sharedFragment(plan, shards, here, previous?.fragments.get(SHARED)));
-  return { shards, tables: staticTables(plan.facts, shards, previous?.tables), fragments };
+  const made = previous && { from: previous.tablesFrom, tables: previous.tables };
+  const { from, tables } = staticTables(plan.facts, shards, made);
+  return { shards, tables, tablesFrom: from, fragments };
 }
 
 /** Every target that the rules may send a frontend's connections to. */
@@ -229,6 +231,16 @@ function isLearned(port: PlannedPort, shards: number): boolean {
   return port.affinitySeconds !== undefined && (port.family === 4 || shards > 0);
 }
 
+/** Sets without values, in the same order, and chains that are known by their names. */
+function sameShared(a: TableFragment, b: TableFragment): boolean {
+  return a.chains.length === b.chains.length && a.chains.every((chain, i) => chain.name === b.chains[i]!.name) &&
+    a.sets.length === b.sets.length && a.sets.every(({ set, elements }, i) => {
+      const other = b.sets[i]!;
+      return set === other.set && elements.length === other.elements.length &&
+        elements.every(({ key }, j) => key.every((atom, k) => atom === other.elements[j]!.key[k]));
+    });
+}
+
 /** Interval sets refuse networks that overlap; the larger one says it all. */
 function withoutOverlaps(cidrs: readonly Cidr[]): Cidr[] {
   const sorted = [...cidrs].sort((a, b) => a.bits - b.bits);
@@ -265,12 +277,10 @@ function sharedFragment(
   for (const service of plan.services.values()) {
     for (const port of service.ports) if (isLearned(port, shards)) addOnce(chains, stickyChain(port));
   }
-  const next: Fragment = {
-    tables: [{
-      table: TABLE,
-      chains: [...chains.values()],
-      sets: [...sets].map(([set, elements]) => ({ set, elements })),
-    }],
+  const next: TableFragment = {
+    table: TABLE,
+    chains: [...chains.values()],
+    sets: [...sets].map(([set, elements]) => ({ set, elements })),
   };
-  return previous && JSON.stringify(previous.tables) === JSON.stringify(next.tables) ? previous : next;
+  return previous && sameShared(previous.tables[0]!, next) ? previous : { tables: [next] };
 }

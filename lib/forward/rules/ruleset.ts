@@ -145,6 +145,8 @@ export interface Ruleset {
   /** How many maps the slots of Services are spread over; 0: slots are rules. See spread.ts. */
   readonly shards: number;
   readonly tables: readonly Table[];
+  /** What the tables were made from: equal texts, equal tables. */
+  readonly tablesFrom: string;
   readonly fragments: ReadonlyMap<string, Fragment>;
 }
 
