@@ -93,7 +93,8 @@ export class AgentTunnel {
         events?.onUp?.(server, welcome);
       },
       onDown: (server, reason) => {
-        this.paths?.serverDown();
+        // The client counts as connected until it has told everybody.
+        queueMicrotask(() => this.paths?.serverDown());
         events?.onDown?.(server, reason);
       },
       onPath: (server, message) => this.paths?.message(server, message),
