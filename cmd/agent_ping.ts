@@ -1,10 +1,10 @@
 /** Admin routes behind `edgemesh ping`, `services`, `endpoints` and `connections`: they look and measure, and change nothing. */
 import type { AdminRoute } from "../lib/admin.ts";
-import { systemClock } from "../lib/clock.ts";
 import { MeshError } from "../lib/errors.ts";
 import type { RunningAgent } from "./agent.ts";
 import type { PingReply } from "./ping_report.ts";
 import { resolveTarget, type TargetView } from "./target.ts";
+import { within } from "./within.ts";
 
 /** A person does not wait longer for one reply; the caller asks again. */
 const MAX_TIMEOUT_MS = 30_000;
@@ -31,7 +31,11 @@ export function pingRoutes(agent: RunningAgent): AdminRoute[] {
             hint: "tunnel.enabled: true in the configuration",
           });
         }
-        const { rttMs, path } = await within(timeoutMs, node, agent.tunnel.manager.ping(node));
+        const { rttMs, path } = await within(
+          timeoutMs,
+          `No answer from ${node} within ${timeoutMs} ms`,
+          agent.tunnel.manager.ping(node),
+        );
         return { node, rttMs, path, ...(path === "relay" ? via(agent) : {}) };
       },
     },
@@ -51,20 +55,4 @@ export function targetView(agent: RunningAgent): TargetView {
 function via({ tunnel }: RunningAgent): { server?: string } {
   const up = tunnel.servers.clients.map((c) => c.state).filter((s) => s.phase === "up");
   return up.length === 1 ? { server: up[0]!.welcome.server } : {};
-}
-
-async function within<T>(ms: number, node: string, work: Promise<T>): Promise<T> {
-  let cancel = () => {};
-  const late = new Promise<never>((_, reject) => {
-    cancel = systemClock.timer(ms, () => {
-      reject(new MeshError("TIMEOUT", `No answer from ${node} within ${ms} ms`));
-    });
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    cancel();
-    // The loser of the race is nobody's any more.
-    work.catch(() => {});
-  }
 }

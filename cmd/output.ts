@@ -21,6 +21,15 @@ export async function printDocument(value: unknown, format: Format, text: () => 
   else print(text());
 }
 
+const COLOURS = { red: 31, green: 32, yellow: 33 } as const;
+
+/** Text in a colour, where a person watches: on a terminal, unless NO_COLOR is set (https://no-color.org). */
+export function paint(colour: keyof typeof COLOURS, text: string): string {
+  return Deno.stdout.isTerminal() && (Deno.env.get("NO_COLOR") ?? "") === "" && Deno.env.get("TERM") !== "dumb"
+    ? `\x1b[${COLOURS[colour]}m${text}\x1b[0m`
+    : text;
+}
+
 /** Columns aligned by the widest cell; the first row is the head. */
 export function table(rows: readonly (readonly string[])[]): string {
   const widths: number[] = [];

@@ -5,6 +5,13 @@ import { outputs, roles, sockets } from "./options.ts";
 /** Adds them to the tree; `done` takes the exit code of the command that ran. */
 export function addOperatingCommands(program: Command, done: (code: number) => void): void {
   addConfig(program, done);
+  outputs(sockets(program.command("check")))
+    .description("Check everything this host's agent or server needs and does, with a hint per finding")
+    .option("--pre", "check a host before the agent is started or installed")
+    .option("--strict", "exit code 1 on warnings too")
+    .option("--config <file>", "configuration for --pre, if it is not the default")
+    .option("--set <path=value...>", "configuration values for --pre, like --set server=wss://HOST")
+    .action(async (flags) => done(await (await import("./check/check.ts")).checkCommand(flags)));
   outputs(sockets(program.command("ping <node-or-service>"), "agent"))
     .description("Measure the way to a node, or to the nodes behind a Service, and say which path each reply took")
     .option("-c, --count <n>", "pings per node; 0 = until interrupted", "10")

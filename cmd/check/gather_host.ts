@@ -1,0 +1,167 @@
+/** Gathers what is judged about a host. Reads; makes nothing but a file in the state directory, which it removes. */
+import { hostPort, parseHostPort } from "../../lib/addr.ts";
+import { systemClock } from "../../lib/clock.ts";
+import type { AgentConfig } from "../../lib/config.ts";
+import { describe, MeshError } from "../../lib/errors.ts";
+import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
+import { loadAgentState, type LoadedAgentState } from "../../lib/identity/agent_state.ts";
+import type { StateFiles } from "../../lib/identity/state_files.ts";
+import { readIfThere } from "../../lib/linux/files.ts";
+import { nftRunner } from "../../lib/linux/nft_exec.ts";
+import { missingCapabilities, raiseFileLimit, readSysctl } from "../../lib/linux/privileges.ts";
+import { BUILD_TIME_MS } from "../../lib/version.ts";
+import type { HostFacts, PortFact, ReachFact, StartFacts } from "./facts.ts";
+import { reachServer } from "./reach.ts";
+import { conflicts, type ListeningSocket, parseSockets } from "./sockets.ts";
+
+const PROXY_VARIABLES = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
+/** This host, with the bridges that a running agent knows pods on. */
+export async function gatherHost(podBridges: readonly string[]): Promise<HostFacts> {
+  return {
+    kernel: Deno.osRelease(),
+    glibc: await glibcVersion(),
+    wall: systemClock.wall(),
+    built: BUILD_TIME_MS,
+    proxies: PROXY_VARIABLES.filter((name) => (Deno.env.get(name) ?? "") !== ""),
+    bridges: podBridges,
+    bridgeCall: readSysctl("net/bridge/bridge-nf-call-iptables"),
+  };
+}
+
+/** What a start would find, of a host where no agent runs. */
+export async function gatherStart(config: AgentConfig): Promise<StartFacts> {
+  const { joined, pin, servers } = await identityOf(config);
+  return {
+    missingCapabilities: missingCapabilities(["CAP_NET_ADMIN", "CAP_NET_BIND_SERVICE"]),
+    nftables: await nftables(config),
+    ports: await portFacts(config),
+    openFiles: raiseFileLimit().soft,
+    stateDir: { path: config.stateDir, ...await writeProblem(config.stateDir) },
+    joined,
+    servers: await reachAll(servers, pin),
+  };
+}
+
+/** All servers at once. */
+export function reachAll(urls: readonly string[], pin: string | undefined): Promise<ReachFact[]> {
+  return Promise.all(urls.map((url) => reachServer(url, pin)));
+}
+
+/** Which servers, and by which pin they are known: as configured, else as the join left it. */
+export async function identityOf(
+  config: AgentConfig,
+): Promise<
+  { readonly joined: StartFacts["joined"]; readonly pin: string | undefined; readonly servers: readonly string[] }
+> {
+  let loaded: LoadedAgentState | undefined;
+  let joined: StartFacts["joined"];
+  try {
+    loaded = await loadAgentState(readOnly(config.stateDir));
+    joined = loaded ? { node: loaded.state.node } : undefined;
+  } catch (error) {
+    joined = { problem: describe(error) };
+  }
+  const pin = loaded?.state.pin ?? config.caPin;
+  return { joined, pin, servers: config.server.length > 0 ? config.server : loaded?.state.mesh.servers ?? [] };
+}
+
+/** A state directory that is looked at and left as it is. */
+function readOnly(dir: string): StateFiles {
+  const refuse = () => Promise.reject(new MeshError("NOT_ALLOWED", `${dir} is only read here`));
+  return { read: (name) => readIfThere(`${dir}/${name}`), writeAtomic: refuse, append: refuse, remove: refuse };
+}
+
+/** Whether a file can be made, written and removed there; the directory itself where it is missing. */
+export async function writeProblem(dir: string): Promise<{ readonly problem?: string }> {
+  let at = dir;
+  while (at !== "/" && !await Deno.stat(at).then((s) => s.isDirectory, () => false)) {
+    at = at.slice(0, at.lastIndexOf("/")) || "/";
+  }
+  const file = `${at}/.edgemesh-check-${Deno.pid}`;
+  try {
+    await Deno.writeFile(file, new Uint8Array(4096), { createNew: true, mode: 0o600 });
+    await Deno.remove(file);
+    return {};
+  } catch (error) {
+    await Deno.remove(file).catch(() => {});
+    return { problem: describe(error) };
+  }
+}
+
+async function nftables(config: AgentConfig): Promise<StartFacts["nftables"]> {
+  let why = "";
+  if (config.forward.backend !== "nft") {
+    try {
+      const rules = NetlinkRules.open();
+      try {
+        await rules.list(new Map());
+      } finally {
+        rules.close();
+      }
+      return { by: "netlink" };
+    } catch (error) {
+      why = describe(error);
+    }
+  }
+  if (config.forward.backend !== "netlink") {
+    try {
+      const { code, stderr } = await nftRunner(systemClock)(["list", "tables"], "");
+      if (code === 0) return { by: "nft" };
+      why ||= stderr.trim();
+    } catch (error) {
+      why ||= describe(error);
+    }
+  }
+  return { problem: why };
+}
+
+async function portFacts(config: AgentConfig): Promise<PortFact[]> {
+  const sockets = await listeningSockets();
+  const out: PortFact[] = [];
+  const add = async (what: string, ip: string, port: number, protocols: readonly string[]) => {
+    const found = sockets.find((s) => protocols.includes(s.protocol) && conflicts(s, ip, port));
+    const at = hostPort({ ip, port });
+    out.push(found ? { what, at, holder: await holderOf(found) } : { what, at });
+  };
+  if (config.dns.enabled) await add("DNS", config.mesh.address, config.dns.port, ["tcp", "udp"]);
+  const listen = config.tunnel.enabled && config.tunnel.mode !== "off"
+    ? parseHostPort(config.tunnel.listen)
+    : undefined;
+  if (listen) await add("agents", listen.ip, listen.port, ["tcp"]);
+  const metrics = parseHostPort(config.metricsListen);
+  if (metrics) await add("metrics", metrics.ip, metrics.port, ["tcp"]);
+  return out;
+}
+
+async function listeningSockets(): Promise<ListeningSocket[]> {
+  const tables = ["tcp", "tcp6", "udp", "udp6"] as const;
+  const texts = await Promise.all(tables.map((t) => Deno.readTextFile(`/proc/net/${t}`).catch(() => "")));
+  return tables.flatMap((table, i) => parseSockets(texts[i]!, table.startsWith("tcp") ? "tcp" : "udp"));
+}
+
+/** Name and pid of who has the socket, as far as we may look. */
+async function holderOf(socket: ListeningSocket): Promise<string> {
+  const wanted = `socket:[${socket.inode}]`;
+  for await (const { name: pid } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(pid)) continue;
+    try {
+      for await (const fd of Deno.readDir(`/proc/${pid}/fd`)) {
+        if (await Deno.readLink(`/proc/${pid}/fd/${fd.name}`).catch(() => "") !== wanted) continue;
+        return `${(await Deno.readTextFile(`/proc/${pid}/comm`)).trim()} (pid ${pid})`;
+      }
+    } catch {
+      // Gone, or not ours to look at.
+    }
+  }
+  return "another program";
+}
+
+async function glibcVersion(): Promise<string | undefined> {
+  try {
+    const { stdout } = await new Deno.Command("getconf", { args: ["GNU_LIBC_VERSION"], stderr: "null" }).output();
+    return /glibc (\S+)/.exec(new TextDecoder().decode(stdout))?.[1];
+  } catch {
+    return undefined;
+  }
+}
