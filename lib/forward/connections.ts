@@ -25,6 +25,7 @@ export const DEFAULT_IDLE: IdlePolicy = { idleMs: 0, halfClosedMs: 600_000 };
 /** How often idle connections are looked for: limits are met within this much. */
 const SWEEP_MS = 5_000;
 
+/** What the last look at a connection saw; of those that may stand idle for ever nothing is kept. */
 interface Seen {
   bytes: number;
   since: number;
@@ -34,7 +35,8 @@ export class Connections {
   readonly #clock: Clock;
   readonly #max: number;
   readonly #idle: IdlePolicy;
-  readonly #all = new Map<Tracked, Seen>();
+  readonly #all = new Set<Tracked>();
+  readonly #seen = new Map<Tracked, Seen>();
   #closed = false;
   #cancel: CancelTimer | undefined;
 
@@ -55,37 +57,41 @@ export class Connections {
   /** From now on it is swept; after {@link close} it is reset at once. */
   add(connection: Tracked): void {
     if (this.#closed) return connection.reset("SHUTDOWN");
-    this.#all.set(connection, { bytes: 0, since: this.#clock.now() });
+    this.#all.add(connection);
     this.#cancel ??= this.#clock.timer(SWEEP_MS, this.#sweep);
   }
 
   delete(connection: Tracked): void {
     this.#all.delete(connection);
+    this.#seen.delete(connection);
   }
 
   /** The connections there are now. */
   values(): Iterable<Tracked> {
-    return this.#all.keys();
+    return this.#all;
   }
 
   close(code: ReasonCode): void {
     this.#closed = true;
     this.#cancel?.();
     this.#cancel = undefined;
-    for (const connection of [...this.#all.keys()]) connection.reset(code);
+    for (const connection of [...this.#all]) connection.reset(code);
     this.#all.clear();
+    this.#seen.clear();
   }
 
   readonly #sweep = () => {
     const now = this.#clock.now();
-    for (const [connection, seen] of this.#all) {
-      if (connection.bytes !== seen.bytes) {
+    for (const connection of this.#all) {
+      const limit = connection.halfClosed ? this.#idle.halfClosedMs : connection.idleMs ?? this.#idle.idleMs;
+      const seen = this.#seen.get(connection);
+      if (limit === 0) {
+        if (seen) this.#seen.delete(connection);
+      } else if (!seen) this.#seen.set(connection, { bytes: connection.bytes, since: now });
+      else if (connection.bytes !== seen.bytes) {
         seen.bytes = connection.bytes;
         seen.since = now;
-        continue;
-      }
-      const limit = connection.halfClosed ? this.#idle.halfClosedMs : connection.idleMs ?? this.#idle.idleMs;
-      if (limit > 0 && now - seen.since >= limit) connection.reset("TIMEOUT");
+      } else if (now - seen.since >= limit) connection.reset("TIMEOUT");
     }
     this.#cancel = this.#all.size > 0 ? this.#clock.timer(SWEEP_MS, this.#sweep) : undefined;
   };

@@ -40,7 +40,7 @@ export function join(
   b: MeshStream,
   onEnd: OnPipeEnd,
 ): Joined {
-  const spliced = by.loop.splice?.(a, b, { onEnd: (reason) => onEnd(reason) });
+  const spliced = by.loop.splice?.(a, b, { onEnd });
   return spliced ? new SplicedConnection(spliced, onEnd) : new Pipe(by.kit, a, b, onEnd);
 }
 

@@ -64,8 +64,10 @@ export class Splice {
     this.#onEnd = options.onEnd;
     this.#aToB = new Flow(kit, this.#a, this.#b, options.first);
     this.#bToA = new Flow(kit, this.#b, this.#a, undefined);
-    this.#a.handler = this.#side(this.#aToB, this.#bToA, this.#b);
-    this.#b.handler = this.#side(this.#bToA, this.#aToB, this.#a);
+    this.#aToB.belongTo(this, this.#bToA);
+    this.#bToA.belongTo(this, this.#aToB);
+    this.#a.handler = this.#aToB;
+    this.#b.handler = this.#bToA;
     kit.active.add(this);
     // What was announced to the owner before us will not be announced again.
     if (this.#a.isAnnounced || options.first !== undefined) kit.poller.defer(this.#aToB);
@@ -96,31 +98,27 @@ export class Splice {
     this.#kit.active.delete(this);
   }
 
-  #side(from: Flow, to: Flow, other: TcpStream): StreamHandler {
-    return {
-      onOpen: () => {
-        to.run();
-        from.run();
-      },
-      onReadable: () => from.run(),
-      onWritable: () => to.run(),
-      onClose: (reason) => {
-        this.#open--;
-        if (reason !== undefined) {
-          other.reset(reason);
-          this.#open = 0;
-        }
-        if (this.#open > 0) return;
-        this.abandon();
-        this.#onEnd(reason, this.aToB, this.bToA);
-      },
-    };
+  /** One connection is over; `other` is the one that is left. */
+  ended(other: TcpStream, reason: ReasonCode | undefined): void {
+    this.#open--;
+    if (reason !== undefined) {
+      other.reset(reason);
+      this.#open = 0;
+    }
+    if (this.#open > 0) return;
+    this.abandon();
+    this.#onEnd(reason, this.aToB, this.bToA);
   }
 }
 
-/** One direction. */
-class Flow implements Deferred {
+/**
+ * One direction, and the handler of the connection it reads from: thousands of connections may stand idle, and an
+ * object of its own for the handler would be a third of what each takes.
+ */
+class Flow implements Deferred, StreamHandler {
   bytes = 0;
+  #splice!: Splice;
+  #back!: Flow;
   readonly #kit: SpliceKit;
   readonly #from: TcpStream;
   readonly #to: TcpStream;
@@ -136,6 +134,29 @@ class Flow implements Deferred {
     this.#from = from;
     this.#to = to;
     this.#rest = first !== undefined && first.length > 0 ? first : undefined;
+  }
+
+  /** Ties the two directions together; once, before anything moves. */
+  belongTo(splice: Splice, back: Flow): void {
+    this.#splice = splice;
+    this.#back = back;
+  }
+
+  onOpen(): void {
+    this.#back.run();
+    this.run();
+  }
+
+  onReadable(): void {
+    this.run();
+  }
+
+  onWritable(): void {
+    this.#back.run();
+  }
+
+  onClose(reason: ReasonCode | undefined): void {
+    this.#splice.ended(this.#to, reason);
   }
 
   /** Moves what can be moved now. */

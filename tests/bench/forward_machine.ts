@@ -14,6 +14,8 @@ const HTTP = 8080;
 const BULK = 5201;
 const UDP = 7000;
 const HZ = 100;
+/** As the executable is built (scripts/build.ts). */
+const V8_FLAGS = "--v8-flags=--max-semi-space-size=2,--max-old-space-size=256";
 
 export interface Target {
   readonly name: "direct" | "kernel" | "proxy" | "haproxy" | "nginx";
@@ -250,7 +252,7 @@ async function peersDir(): Promise<string> {
 
 function deno(script: string, argument: unknown): string[] {
   const path = fileURLToPath(new URL(script, import.meta.url));
-  return [Deno.execPath(), "run", "-A", "--quiet", path, JSON.stringify(argument)];
+  return [Deno.execPath(), "run", "-A", "--quiet", V8_FLAGS, path, JSON.stringify(argument)];
 }
 
 /** The first line a child prints: that it is ready, or its result. */
