@@ -7,6 +7,7 @@ import type { AgentConfig } from "../lib/config.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
+import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
@@ -256,6 +257,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectAgentMetrics(running) }),
   );
   stack.defer(startWatchdog());
+  stack.defer(keepMemoryLow(clock));
 
   return ownedBy(running, stack, log);
 }

@@ -8,6 +8,7 @@ import type { ServerConfig } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
+import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout_server.ts";
@@ -158,6 +159,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectServerMetrics(running) }),
   );
   stack.defer(startWatchdog());
+  stack.defer(keepMemoryLow(clock));
   return ownedBy(running, stack, log);
 }
 

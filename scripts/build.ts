@@ -13,8 +13,11 @@ import { VERSION } from "../lib/version.ts";
 const ROOT = new URL("..", import.meta.url).pathname;
 const DIST = `${ROOT}dist`;
 const STAGE = `${DIST}/.stage`;
-/** Heap growth is capped early: an agent's live heap is a few MB, and edge hosts have little memory. */
-const V8_FLAGS = "--v8-flags=--max-semi-space-size=2,--max-old-space-size=256";
+/**
+ * Heap growth is capped early: an agent's live heap is a few MB, and edge hosts have little memory. The collector can be
+ * called, because V8 has no reason of its own to run it once traffic has ended (lib/linux/idle_memory.ts).
+ */
+const V8_FLAGS = "--v8-flags=--max-semi-space-size=2,--max-old-space-size=256,--expose-gc";
 
 type Form = "compiled" | "self-extracting";
 

@@ -51,6 +51,7 @@ const SYMBOLS = {
   epoll_wait: { parameters: [I, P, I, I], result: I },
   open: { parameters: [P, I, I], result: I },
   flock: { parameters: [I, I], result: I },
+  malloc_trim: { parameters: [U], result: I },
   prlimit: { parameters: [I, I, P, P], result: I },
   setns: { parameters: [I, I], result: I },
   unshare: { parameters: [I], result: I },
