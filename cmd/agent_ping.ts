@@ -1,9 +1,9 @@
-/** Admin routes behind `edgemesh ping`, `services`, `endpoints` and `connections`: they look and measure, and change nothing. */
+/** Admin routes behind `edgemesh ping` and `endpoints`: they look and measure, and change nothing. */
 import type { AdminRoute } from "../lib/admin.ts";
 import { MeshError } from "../lib/errors.ts";
 import type { RunningAgent } from "./agent.ts";
 import type { PingReply } from "./ping_report.ts";
-import { resolveTarget, type TargetView } from "./target.ts";
+import { resolveTarget, servicesNamed, type TargetView } from "./target.ts";
 import { within } from "./within.ts";
 
 /** A person does not wait longer for one reply; the caller asks again. */
@@ -17,6 +17,12 @@ export function pingRoutes(agent: RunningAgent): AdminRoute[] {
       path: "/v1/target",
       changes: false,
       handle: ({ query }) => resolveTarget(query.get("name") ?? "", targetView(agent)),
+    },
+    {
+      method: "GET",
+      path: "/v1/service",
+      changes: false,
+      handle: ({ query }) => servicesNamed(query.get("name") ?? "", targetView(agent)),
     },
     {
       method: "GET",

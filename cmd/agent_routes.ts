@@ -18,6 +18,7 @@ import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer_types.ts";
 import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
 import { checkRoutes } from "./agent_check.ts";
+import { networkRoutes } from "./agent_netcheck.ts";
 import { pingRoutes } from "./agent_ping.ts";
 import { commonRoutes } from "./common_routes.ts";
 import type { RunningAgent } from "./agent.ts";
@@ -28,6 +29,7 @@ export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) 
     ...commonRoutes(agent.readiness, setLogLevel),
     ...pingRoutes(agent),
     ...checkRoutes(agent),
+    ...networkRoutes(agent),
     { method: "GET", path: "/v1/status", changes: false, handle: () => agentStatus(agent) },
     {
       method: "GET",

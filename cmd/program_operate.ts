@@ -1,5 +1,6 @@
 /** The operating commands of the command line: what looks at, explains and checks a mesh that exists. */
 import { Argument, type Command } from "commander";
+import { LOG_LEVELS } from "../lib/log.ts";
 import { outputs, roles, sockets } from "./options.ts";
 
 /** Adds them to the tree; `done` takes the exit code of the command that ran. */
@@ -20,6 +21,31 @@ export function addOperatingCommands(program: Command, done: (code: number) => v
     .option("--no-until-direct", "go on although the path is direct")
     .addHelpText("after", "\nIt stops as soon as the path is direct. Exit code 1: no reply at all.")
     .action(async (name, flags) => done(await (await import("./ping.ts")).pingCommand(name, flags)));
+  outputs(program.command("netcheck"))
+    .description("Measure the way to each server; how they see this node, the NAT in between, clocks, proxies")
+    .option("--run-dir <dir>", "folder of the admin sockets", "/run/edgemesh")
+    .option("--config <file>", "configuration, if it is not the default")
+    .option("--set <path=value...>", "configuration values, like --set server=wss://HOST before the join")
+    .action(async (flags) => done(await (await import("./netcheck.ts")).netcheckCommand(flags)));
+  addTables(program, done);
+  sockets(program.command("log").description("What the running process says").command("level")).addArgument(
+    new Argument("<level>").choices([...LOG_LEVELS]),
+  )
+    .description("Change the level of a running agent or server until its next start or reload")
+    .action(async (level, flags) => done(await (await import("./log.ts")).logLevelCommand(level, flags)));
+}
+
+function addTables(program: Command, done: (code: number) => void): void {
+  outputs(sockets(program.command("services"), "agent"))
+    .description("List Services with their addresses and the ways of their endpoints")
+    .option("-n, --namespace <name>", "only of this namespace")
+    .action(async (flags) => done(await (await import("./services.ts")).servicesCommand(flags)));
+  outputs(sockets(program.command("endpoints <service>"), "agent"))
+    .description("List a Service's endpoints: node, way and why; exit code 1 when there is none")
+    .action(async (name, flags) => done(await (await import("./services.ts")).endpointsCommand(name, flags)));
+  outputs(sockets(program.command("connections"), "agent"))
+    .description("Show what the agent carries, per Service and way")
+    .action(async (flags) => done(await (await import("./services.ts")).connectionsCommand(flags)));
 }
 
 function addConfig(program: Command, done: (code: number) => void): void {
