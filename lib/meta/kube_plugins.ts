@@ -1,7 +1,8 @@
 /** Exec and OIDC plugins of a kubeconfig, by @kubernetes/client-node. Imported only when one is named. */
 import { KubeConfig } from "@kubernetes/client-node";
-import type { RequestOptions } from "node:https";
 import type { Access } from "./kube_api.ts";
+
+type RequestOptions = Parameters<KubeConfig["applyToHTTPSOptions"]>[0];
 
 /** What a plugin proves with. */
 export type Proof = Pick<Access, "token" | "client">;

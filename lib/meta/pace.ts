@@ -1,15 +1,17 @@
 /**
  * Long work in short pieces. The agent's one thread also carries traffic, so nothing here may hold it longer than a
- * few milliseconds: work that can grow asks between its pieces whether to let others run.
+ * few milliseconds: work that can grow asks between its pieces whether to let others run. Workers that share a pacer
+ * share its stretch, too: each turn of the loop lets one of them go on.
  */
 import type { Clock } from "../clock.ts";
-import { sleep } from "../clock.ts";
 
 /** Work done at a stretch, in milliseconds; the target for the longest stall is ten. */
-const STRETCH_MS = 4;
+const STRETCH_MS = 3;
 
 export class Pacer {
   readonly #clock: Clock;
+  readonly #waiting = new Set<() => void>();
+  #timer: (() => void) | undefined;
   #since: number;
 
   constructor(clock: Clock) {
@@ -19,12 +21,40 @@ export class Pacer {
 
   /** Whether it is time to {@link rest}. */
   get tired(): boolean {
-    return this.#clock.now() - this.#since >= STRETCH_MS;
+    return this.#waiting.size > 0 || this.#clock.now() - this.#since >= STRETCH_MS;
   }
 
   /** Lets the event loop turn. Rejects with the signal's reason when it is aborted meanwhile. */
   async rest(signal?: AbortSignal): Promise<void> {
-    await sleep(this.#clock, 0, signal);
-    this.#since = this.#clock.now();
+    signal?.throwIfAborted();
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const abort = () => {
+      this.#waiting.delete(resolve);
+      this.#arm();
+      resolve();
+    };
+    this.#waiting.add(resolve);
+    signal?.addEventListener("abort", abort, { once: true });
+    this.#arm();
+    await promise;
+    signal?.removeEventListener("abort", abort);
+    signal?.throwIfAborted();
+  }
+
+  /** A timer exists exactly while somebody waits. */
+  #arm(): void {
+    if (this.#waiting.size === 0) {
+      this.#timer?.();
+      this.#timer = undefined;
+      return;
+    }
+    this.#timer ??= this.#clock.timer(0, () => {
+      this.#timer = undefined;
+      this.#since = this.#clock.now();
+      const [next] = this.#waiting;
+      this.#waiting.delete(next!);
+      next!();
+      this.#arm();
+    });
   }
 }

@@ -15,15 +15,23 @@ import type { ProblemBook } from "./problems.ts";
 import type { Health } from "./reflector.ts";
 import type { Snapshot } from "./snapshot.ts";
 
+/** Where changes go. */
+export interface SinkTarget {
+  /** Takes changes; they are published at once or with {@link publish}. */
+  apply(changes: Changes): void;
+  publish(): void;
+  /** The slice with this key as of now, changes not yet published included. */
+  hasSlice(key: string): boolean;
+  /** What is published. */
+  readonly snapshot: Snapshot;
+}
+
 export interface SinkOptions {
   readonly resource: Resource;
   readonly namespace?: string;
   readonly context: ConvertContext;
   readonly book: ProblemBook;
-  /** The layer as it is now. */
-  readonly current: () => Snapshot;
-  /** Publishes changes to the layer. */
-  readonly apply: (changes: Changes) => void;
+  readonly into: SinkTarget;
   /** The resource was listed completely, or its health changed. */
   readonly settled: (health: Health) => void;
 }
@@ -33,6 +41,8 @@ export class ResourceSink implements ObjectSink {
   /** Keys of the list under way. */
   #seen: Set<string> | undefined;
   #pending: ObjectChange[] = [];
+  /** Version of each object as last read, by key; for Endpoints by the stem of their slices' keys. */
+  readonly #versions = new Map<string, string>();
 
   constructor(options: SinkOptions) {
     this.#options = options;
@@ -42,12 +52,26 @@ export class ResourceSink implements ObjectSink {
     this.#seen = new Set();
   }
 
+  unchanged(name: string, namespace: string, version: string): boolean {
+    const { resource, into } = this.#options;
+    // Routes have their version of the API in their content, and a list may come in another one.
+    if (resource.kind === "route") return false;
+    const key = resource.clusterScoped ? name : `${namespace}/${name}`;
+    if (this.#versions.get(key) !== version) return false;
+    if (resource !== ENDPOINTS) this.#seen?.add(key);
+    else for (let i = 0; into.hasSlice(`${key}~${i}`); i++) this.#seen?.add(`${key}~${i}`);
+    return true;
+  }
+
   put(raw: Record<string, unknown>): void {
     const converted = convert(raw, this.#options.context);
     const { id, puts, problems } = converted;
     if (id && isOfResource(this.#options.resource, id)) {
-      this.#options.book.set(this.#bookKey(keyOfIdentity(this.#options.resource, id)), problems);
-      this.#replace(keyOfIdentity(this.#options.resource, id), puts);
+      const key = keyOfIdentity(this.#options.resource, id);
+      const version = (raw.metadata as { resourceVersion?: unknown }).resourceVersion;
+      if (typeof version === "string") this.#versions.set(key, version);
+      this.#options.book.set(this.#bookKey(key), problems);
+      this.#replace(key, puts);
     } else if (!id) {
       this.#options.book.set(this.#bookKey(`? ${nameOf(raw)}`), this.#named(converted, raw));
     }
@@ -58,18 +82,24 @@ export class ResourceSink implements ObjectSink {
     if (!id || !isOfResource(this.#options.resource, id)) return;
     const key = keyOfIdentity(this.#options.resource, id);
     this.#options.book.set(this.#bookKey(key), []);
+    this.#versions.delete(key);
     this.#replace(key, []);
   }
 
   commit(): void {
-    const { resource, namespace, current } = this.#options;
+    const { resource, namespace, into } = this.#options;
     this.flush();
+    into.publish();
     const gone: ObjectChange[] = [];
-    for (const [key] of current().entries(resource.kind)) {
-      if (belongs(resource, key, namespace) && !this.#seen?.has(key)) gone.push(remove(resource.kind, key));
+    for (const [key] of into.snapshot.entries(resource.kind)) {
+      if (!belongs(resource, key, namespace) || this.#seen?.has(key)) continue;
+      gone.push(remove(resource.kind, key));
+      // Should it come back in the same version, it must be read again.
+      this.#versions.delete(resource === ENDPOINTS ? key.slice(0, key.lastIndexOf("~")) : key);
     }
     this.#seen = undefined;
-    this.#options.apply(gone);
+    into.apply(gone);
+    into.publish();
     this.#options.settled({ name: "following" });
   }
 
@@ -77,7 +107,7 @@ export class ResourceSink implements ObjectSink {
     if (this.#pending.length === 0) return;
     const changes = this.#pending;
     this.#pending = [];
-    this.#options.apply(changes);
+    this.#options.into.apply(changes);
   }
 
   health(health: Health): void {
@@ -93,19 +123,22 @@ export class ResourceSink implements ObjectSink {
   /** Removes everything the resource gave: another takes its place. */
   clear(): void {
     this.begin();
+    this.#versions.clear();
     this.#pending = [];
-    const { resource, namespace, current } = this.#options;
+    const { resource, namespace, into } = this.#options;
+    into.publish();
     const gone: ObjectChange[] = [];
-    for (const [key] of current().entries(resource.kind)) {
+    for (const [key] of into.snapshot.entries(resource.kind)) {
       if (belongs(resource, key, namespace)) gone.push(remove(resource.kind, key));
     }
-    this.#options.apply(gone);
+    into.apply(gone);
+    into.publish();
   }
 
   /** Puts what an object gives now and removes what it gave before and does not any more. */
   #replace(stem: string, puts: readonly ObjectChange[]): void {
-    const { resource, current } = this.#options;
-    // How many slices an Endpoints object gave before is read off the layer, so that must be up to date.
+    const { resource, into } = this.#options;
+    // How many slices an Endpoints object gave before is read off the target, so that must be up to date.
     if (resource === ENDPOINTS) this.flush();
     for (const change of puts) {
       this.#seen?.add(change.key);
@@ -116,7 +149,7 @@ export class ResourceSink implements ObjectSink {
       return;
     }
     // They are numbered without gaps.
-    for (let i = puts.length; current().get("slice", `${stem}~${i}`) !== undefined; i++) {
+    for (let i = puts.length; into.hasSlice(`${stem}~${i}`); i++) {
       this.#pending.push(remove("slice", `${stem}~${i}`));
     }
   }

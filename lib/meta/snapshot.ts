@@ -19,6 +19,7 @@ import type {
 import { KINDS, serviceKey } from "./model.ts";
 import type { Changes } from "./objects.ts";
 import { sameValue } from "./objects.ts";
+import type { PMapEditor } from "./pmap.ts";
 import { PMap } from "./pmap.ts";
 import { Indexes } from "./snapshot_index.ts";
 
@@ -43,6 +44,15 @@ export interface ApplyOptions {
   readonly synced?: boolean;
 }
 
+interface Parts {
+  readonly maps: ObjectMaps;
+  readonly indexes: Indexes;
+}
+
+// Set by Snapshot's static block: they let the builder reach the parts without making them public.
+let partsOf: (snapshot: Snapshot) => Parts;
+let makeSnapshot: (parts: Parts, version: MetaVersion, synced: boolean) => Snapshot;
+
 export class Snapshot implements MetaReader {
   static readonly #empty = new Snapshot(emptyMaps(), Indexes.empty(), NO_VERSION, false);
 
@@ -50,6 +60,11 @@ export class Snapshot implements MetaReader {
   readonly version: MetaVersion;
   readonly #maps: ObjectMaps;
   readonly #indexes: Indexes;
+
+  static {
+    partsOf = (snapshot) => ({ maps: snapshot.#maps, indexes: snapshot.#indexes });
+    makeSnapshot = (parts, version, synced) => new Snapshot(parts.maps, parts.indexes, version, synced);
+  }
 
   private constructor(maps: ObjectMaps, indexes: Indexes, version: MetaVersion, synced: boolean) {
     this.#maps = maps;
@@ -65,32 +80,7 @@ export class Snapshot implements MetaReader {
 
   /** A snapshot with these changes, and what they really changed. This snapshot stays as it is. */
   apply(changes: Changes, options: ApplyOptions = {}): { snapshot: Snapshot; changes: ChangeSet } {
-    const edits = new Map<Kind, ReturnType<PMap<unknown>["edit"]>>();
-    const changed = new Map<Kind, Set<string>>();
-    const services = new Set<ServiceKey>();
-    const index = this.#indexes.edit();
-    for (const { kind, key, object } of changes) {
-      let edit = edits.get(kind);
-      if (!edit) edits.set(kind, edit = (this.#maps[kind] as PMap<unknown>).edit());
-      const before = edit.get(key) as Kinds[Kind] | undefined;
-      if (before === object || (object !== undefined && before !== undefined && sameValue(before, object))) continue;
-      if (object === undefined) edit.delete(key);
-      else edit.set(key, object);
-      index.change(kind, key, before, object);
-      noteServices(services, kind, before, object);
-      let keys = changed.get(kind);
-      if (!keys) changed.set(kind, keys = new Set());
-      keys.add(key);
-    }
-    const synced = options.synced ?? this.synced;
-    const version = options.version ?? this.version;
-    const result: ChangeSet = { changed, services, becameSynced: synced && !this.synced };
-    if (changed.size === 0 && synced === this.synced && version === this.version) {
-      return { snapshot: this, changes: result };
-    }
-    const maps = { ...this.#maps } as Record<Kind, PMap<unknown>>;
-    for (const [kind, edit] of edits) maps[kind] = edit.done();
-    return { snapshot: new Snapshot(maps as ObjectMaps, index.done(), version, synced), changes: result };
+    return new SnapshotBuilder(this).add(changes).done(options);
   }
 
   get<K extends Kind>(kind: K, key: string): Kinds[K] | undefined {
@@ -191,6 +181,68 @@ export class Snapshot implements MetaReader {
       if (object) out.push(object);
     }
     return out;
+  }
+}
+
+/**
+ * Many changes on the way to one new snapshot. What the builder itself made it changes in place, so a first list of
+ * thousands of objects leaves no trail of intermediate states to the garbage collector. Single use.
+ */
+export class SnapshotBuilder {
+  readonly #base: Snapshot;
+  readonly #edits = new Map<Kind, PMapEditor<unknown>>();
+  readonly #index;
+  readonly #changed = new Map<Kind, Set<string>>();
+  readonly #services = new Set<ServiceKey>();
+
+  constructor(base: Snapshot) {
+    this.#base = base;
+    this.#index = partsOf(base).indexes.edit();
+  }
+
+  add(changes: Changes): this {
+    for (const { kind, key, object } of changes) {
+      const edit = this.#edit(kind);
+      const before = edit.get(key) as Kinds[Kind] | undefined;
+      if (before === object || (object !== undefined && before !== undefined && sameValue(before, object))) continue;
+      if (object === undefined) edit.delete(key);
+      else edit.set(key, object);
+      this.#index.change(kind, key, before, object);
+      noteServices(this.#services, kind, before, object);
+      let keys = this.#changed.get(kind);
+      if (!keys) this.#changed.set(kind, keys = new Set());
+      keys.add(key);
+    }
+    return this;
+  }
+
+  /** An object as of now, what was added included. */
+  get<K extends Kind>(kind: K, key: string): Kinds[K] | undefined {
+    return this.#edit(kind).get(key) as Kinds[K] | undefined;
+  }
+
+  done(options: ApplyOptions = {}): { snapshot: Snapshot; changes: ChangeSet } {
+    const base = this.#base;
+    const synced = options.synced ?? base.synced;
+    const version = options.version ?? base.version;
+    const changes: ChangeSet = {
+      changed: this.#changed,
+      services: this.#services,
+      becameSynced: synced && !base.synced,
+    };
+    if (this.#changed.size === 0 && synced === base.synced && version === base.version) {
+      return { snapshot: base, changes };
+    }
+    const maps = { ...partsOf(base).maps } as Record<Kind, PMap<unknown>>;
+    for (const [kind, edit] of this.#edits) maps[kind] = edit.done();
+    const parts = { maps: maps as ObjectMaps, indexes: this.#index.done() };
+    return { snapshot: makeSnapshot(parts, version, synced), changes };
+  }
+
+  #edit(kind: Kind): PMapEditor<unknown> {
+    let edit = this.#edits.get(kind);
+    if (!edit) this.#edits.set(kind, edit = (partsOf(this.#base).maps[kind] as PMap<unknown>).edit());
+    return edit;
   }
 }
 

@@ -20,13 +20,16 @@ import {
   ROUTE_RESOURCES,
   SERVICES,
 } from "./kube_resources.ts";
+import type { MetaVersion } from "./model.ts";
 import type { Changes } from "./objects.ts";
+import { Pacer } from "./pace.ts";
 import type { Problem } from "./problems.ts";
 import { ProblemBook } from "./problems.ts";
 import type { Health } from "./reflector.ts";
+import type { SinkTarget } from "./resource_sink.ts";
 import { ResourceSink } from "./resource_sink.ts";
 import type { MetaSource, SourceState, SourceStatus } from "./source.ts";
-import type { MetaLayer } from "./store.ts";
+import type { Batch, MetaLayer } from "./store.ts";
 
 export interface KubeSourceOptions {
   readonly api: KubeApi;
@@ -80,6 +83,10 @@ export class KubeSource implements MetaSource {
   readonly #epoch: string;
   #number = 0;
   readonly #listed = new Set<Entry>();
+  readonly #pacer: Pacer;
+  /** Changes gathered before anything was synced. */
+  #first: Batch | undefined;
+  readonly #target: SinkTarget;
   #state: SourceState = "starting";
   #since: number;
 
@@ -89,6 +96,15 @@ export class KubeSource implements MetaSource {
     this.#context = new ConvertContext(options.extraLabels);
     this.#epoch = options.epoch ?? crypto.randomUUID().slice(0, 8);
     this.#since = options.clock.now();
+    this.#pacer = new Pacer(options.clock);
+    this.#target = {
+      apply: (changes) => this.#apply(changes),
+      publish: () => this.#publish(),
+      hasSlice: (key) => (this.#first ?? options.layer.snapshot).get("slice", key) !== undefined,
+      get snapshot() {
+        return options.layer.snapshot;
+      },
+    };
     const namespaced: Resource[] = [SERVICES, ENDPOINT_SLICES, ENDPOINTS];
     if (options.pods !== "none") namespaced.push(PODS);
     const resources = [...namespaced, NODES, NAMESPACES, ...(options.routes === false ? [] : ROUTE_RESOURCES)];
@@ -142,15 +158,14 @@ export class KubeSource implements MetaSource {
   }
 
   #add(resource: Resource, namespace: string | undefined): void {
-    const { api, clock, log, pods, layer } = this.#options;
+    const { api, clock, log, pods } = this.#options;
     const at = namespace === undefined ? {} : { namespace };
     const sink = new ResourceSink({
       resource,
       ...at,
       context: this.#context,
       book: this.#book,
-      current: () => layer.snapshot,
-      apply: (changes) => this.#apply(changes),
+      into: this.#target,
       settled: (health) => this.#settled(entry, health),
     });
     const following = (this.#options.follow ?? newFollower)({
@@ -160,6 +175,7 @@ export class KubeSource implements MetaSource {
       clock,
       log,
       random: this.#options.random ?? Math.random,
+      pacer: this.#pacer,
       ...at,
       ...(resource === PODS && typeof pods === "object" ? { fieldSelector: `spec.nodeName=${pods.node}` } : {}),
     });
@@ -167,14 +183,24 @@ export class KubeSource implements MetaSource {
     this.#entries.push(entry);
   }
 
+  #publish(): void {
+    if (this.#state === "stopped" || !this.#first) return;
+    const batch = this.#first;
+    this.#first = undefined;
+    batch.publish({ version: this.#nextVersion() });
+  }
+
   #apply(changes: Changes): void {
     if (this.#state === "stopped" || changes.length === 0) return;
-    const version = {
-      source: `${this.#kind}:${this.#options.api.address}`,
-      epoch: this.#epoch,
-      number: ++this.#number,
-    };
-    this.#options.layer.apply(changes, { version });
+    // First lists are gathered per resource: publishing thousands of states on the way would cost far more than them.
+    if (this.#state === "starting") {
+      this.#first ??= this.#options.layer.batch();
+      this.#first.add(changes);
+    } else this.#options.layer.apply(changes, { version: this.#nextVersion() });
+  }
+
+  #nextVersion(): MetaVersion {
+    return { source: `${this.#kind}:${this.#options.api.address}`, epoch: this.#epoch, number: ++this.#number };
   }
 
   #settled(entry: Entry, health: Health): void {
@@ -227,6 +253,7 @@ export class KubeSource implements MetaSource {
     const settled = active.every((e) => e.health !== undefined && (e.health.name !== "failing" || this.#listed.has(e)));
     const failing = active.some((e) => e.health?.name === "failing");
     const { layer } = this.#options;
+    if (settled) this.#publish();
     if (settled && !layer.snapshot.synced) layer.apply([], { synced: true });
     if (settled) this.#enter(failing ? "degraded" : "synced");
     else if (this.#state === "synced") this.#enter("degraded");

@@ -7,14 +7,14 @@ import type { Clock } from "../clock.ts";
 import { MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { nullLogger } from "../log.ts";
-import type { Kind, MetaVersion } from "./model.ts";
+import type { Kind, Kinds, MetaVersion } from "./model.ts";
 import { KINDS } from "./model.ts";
 import type { Changes, ObjectChange } from "./objects.ts";
 import { remove } from "./objects.ts";
 import type { LayerName } from "./precedence.ts";
 import { effectiveChanges } from "./precedence.ts";
 import type { ApplyOptions, ChangeSet } from "./snapshot.ts";
-import { isNoChange, mergeChangeSets, Snapshot } from "./snapshot.ts";
+import { isNoChange, mergeChangeSets, Snapshot, SnapshotBuilder } from "./snapshot.ts";
 
 /** Told of a new snapshot. Must not throw; what it throws is logged and the others are still told. */
 export type Listener = (snapshot: Snapshot, changes: ChangeSet) => void;
@@ -27,6 +27,16 @@ export interface MetaLayer {
   apply(changes: Changes, options?: ApplyOptions): ChangeSet;
   /** Begins a complete new state, built in steps without publishing; what it does not mention will be removed. */
   stage(): Staging;
+  /** Begins changes that are published together. */
+  batch(): Batch;
+}
+
+/** Changes on their way. Nothing else may write to the layer meanwhile. */
+export interface Batch {
+  add(changes: Changes): void;
+  /** An object as of now, what was added included. */
+  get<K extends Kind>(kind: K, key: string): Kinds[K] | undefined;
+  publish(options?: ApplyOptions): ChangeSet;
 }
 
 /** A complete state being built beside the published one. One at a time per layer. */
@@ -73,6 +83,7 @@ export class MetaStore {
         return this.#publish(name, result.snapshot, result.changes);
       },
       stage: () => this.#stage(name),
+      batch: () => this.#batch(name),
     };
   }
 
@@ -89,36 +100,43 @@ export class MetaStore {
     };
   }
 
+  #batch(name: LayerName): Batch {
+    const start = this.#layers[name];
+    const builder = new SnapshotBuilder(start);
+    return {
+      add: (changes) => void builder.add(changes),
+      get: (kind, key) => builder.get(kind, key),
+      publish: (options) => {
+        if (this.#layers[name] !== start) {
+          throw new MeshError("INTERNAL", `Layer ${name} changed while a new state was built beside it`);
+        }
+        const { snapshot, changes } = builder.done(options);
+        return this.#publish(name, snapshot, changes);
+      },
+    };
+  }
+
   #stage(name: LayerName): Staging {
     const start = this.#layers[name];
-    let built = start;
-    let total: ChangeSet = { changed: new Map(), services: new Set(), becameSynced: false };
+    const batch = this.#batch(name);
     const seen = new Map<Kind, Set<string>>(KINDS.map((kind) => [kind, new Set()]));
-    const add = (changes: Changes, options?: ApplyOptions) => {
-      const result = built.apply(changes, options);
-      built = result.snapshot;
-      total = mergeChangeSets(total, result.changes);
-    };
     return {
       add: (changes) => {
         for (const { kind, key, object } of changes) {
           if (object === undefined) seen.get(kind)!.delete(key);
           else seen.get(kind)!.add(key);
         }
-        add(changes);
+        batch.add(changes);
       },
       commit: (options) => {
-        if (this.#layers[name] !== start) {
-          throw new MeshError("INTERNAL", `Layer ${name} changed while a complete state was built beside it`);
-        }
+        // What was added is mentioned by definition: only what was there before can be gone.
         const gone: ObjectChange[] = [];
         for (const kind of KINDS) {
           const keep = seen.get(kind)!;
-          if (keep.size === built.count(kind)) continue;
-          for (const [key] of built.entries(kind)) if (!keep.has(key)) gone.push(remove(kind, key));
+          for (const [key] of start.entries(kind)) if (!keep.has(key)) gone.push(remove(kind, key));
         }
-        add(gone, options);
-        return this.#publish(name, built, total);
+        batch.add(gone);
+        return batch.publish(options);
       },
     };
   }

@@ -1,7 +1,8 @@
 /**
  * One process of the scale test (tests/kube/scale_test.ts), by its first argument:
- *   server           a fake API server with 5 000 Services and 50 000 endpoints; prints its address; a line on stdin
- *                    expires all versions, so that everything is listed anew
+ *   server           a fake API server with 5 000 Services and 50 000 endpoints; prints its address; a line `e` on
+ *                    stdin expires all versions, so that everything is listed anew; each line is answered with the
+ *                    number of further pages of slices read so far
  *   empty            memory of a process with the same modules and nothing learned
  *   client ADDRESS   follows the server; prints what it measured as one line of JSON after each line on stdin
  */
@@ -18,6 +19,8 @@ import { MetaStore } from "../../lib/meta/store.ts";
 
 const SERVICE_COUNT = 5000;
 const ENDPOINTS_EACH = 10;
+/** First byte of a line to the server: expire everything. Any other: only say how many pages of slices were read. */
+const EXPIRE = "e".charCodeAt(0);
 
 export interface Measured {
   readonly rss: number;
@@ -52,15 +55,14 @@ async function serve(): Promise<void> {
     api.put(SLICES, kubeSlice(`service-${i}-x7k2p`, `service-${i}`, ips, namespace));
   }
   console.log(api.url);
-  for await (const _ of Deno.stdin.readable) {
-    if (api.count(`LIST ${SLICES}`) > 1) {
-      console.log(api.count(`LIST ${SLICES}`));
-      continue;
+  for await (const bytes of Deno.stdin.readable) {
+    if (bytes[0] === EXPIRE) {
+      // A change in a resource nobody watches lets the versions of all others fall behind.
+      api.put("/unwatched", { metadata: { name: "x" } });
+      api.compact();
+      api.endWatches();
     }
-    // A change in a resource nobody watches lets the versions of all others fall behind.
-    api.put("/unwatched", { metadata: { name: "x" } });
-    api.compact();
-    api.endWatches();
+    console.log(api.count(`PAGE ${SLICES}`));
   }
   await api.stop();
 }

@@ -133,7 +133,10 @@ export class FakeApiServer {
     const type = all.has(key) ? "MODIFIED" : "ADDED";
     const version = ++this.#version;
     const uid = all.get(key)?.metadata.uid ?? crypto.randomUUID();
-    const stored = { ...object, metadata: { uid, ...object.metadata, resourceVersion: String(version) } };
+    // Items begin as a real server's do: metadata first, its fields in the order of their definition.
+    const { name, namespace, ...rest } = object.metadata;
+    const place = namespace === undefined ? { name } : { name, namespace };
+    const stored = { ...object, metadata: { ...place, uid, resourceVersion: String(version), ...rest } };
     all.set(key, stored);
     this.#record({ version, type, path, object: stored });
   }
