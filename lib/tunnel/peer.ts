@@ -67,6 +67,8 @@ export class Peer {
   #cancelDeadline: CancelTimer | undefined;
   #cancelRetry: CancelTimer | undefined;
   #idleSince: MonoMs | undefined;
+  /** The best carrier of late. */
+  #best: { readonly rank: number; readonly at: MonoMs } | undefined;
 
   constructor(options: PeerOptions) {
     this.node = options.node;
@@ -136,10 +138,11 @@ export class Peer {
       this.close("PEER_GONE");
     }
     const state = this.#state;
-    // Carriers of one race cross: the relay's may be finished after a better one is in use.
-    if (state.kind === "up" && RANK[carrier.path] < RANK[state.carrier.path] && this.#age < RACE_MS) {
-      return carrier.close("SHUTDOWN");
-    }
+    // Carriers of one race cross: the relay's may be finished after a better one, and would win by being the newer.
+    const now = this.#options.clock.now();
+    const better = this.#best !== undefined && now - this.#best.at < RACE_MS ? this.#best.rank : -1;
+    if (RANK[carrier.path] < better) return carrier.close("SHUTDOWN");
+    this.#best = { rank: RANK[carrier.path], at: now };
     const session = state.kind === "idle" ? this.#begin() : state.session;
     this.#identity!.keyHash = keyHash;
     this.#events.add("note", { path: carrier.path, text: "carrier ready" });
@@ -248,6 +251,7 @@ export class Peer {
         onDown: (reason) => guard(() => this.#down(session, reason)),
         onClosed: (reason, detail) => guard(() => this.#ended(reason, detail)),
         onCarrierLost: (carrier, reason) => {
+          this.#best = undefined;
           guard(() =>
             this.#events.add("note", { path: carrier.path, text: "carrier lost", ...(reason ? { reason } : {}) })
           );
@@ -325,6 +329,7 @@ export class Peer {
   }
 
   #down(session: PeerSession, reason: ReasonCode): void {
+    this.#best = undefined;
     const before = this.#state.kind;
     this.#hopeful = false;
     this.#stopSearch();

@@ -28,6 +28,9 @@ const ACCEPTOR_DELAY_MS = 200;
 const PUNCH_ROUNDS = 3;
 /** A path that lasted this long was good: its loss is answered by a try at once. */
 const STABLE_MS = 60_000;
+/** A carrier that is not in use so long after it was made never will be; so often it is made again at once. */
+const WASTED_MS = 3_000;
+const MAX_WASTED = 2;
 /** News are a reason for a try this rarely at most. */
 const NEWS_EVERY_MS = 2_000;
 
@@ -81,6 +84,8 @@ export class Pursuit {
   #pathSince: MonoMs = 0;
   #best = -1;
   #failures = 0;
+  #deliveredAt: MonoMs = -Infinity;
+  #wasted = 0;
   /** The last path better than the relay broke soon after it was made. */
   #shaky = false;
   #newsAt: MonoMs = -Infinity;
@@ -117,6 +122,7 @@ export class Pursuit {
     const before = this.rank;
     this.#path = path;
     this.#best = Math.max(this.#best, this.rank);
+    if (this.rank >= RANK.direct) this.#wasted = 0;
     if (before >= RANK.direct && this.rank < before) {
       // A path that broke soon after it was made would break again; what lasted is worth a try at once.
       this.#shaky = now - this.#pathSince < STABLE_MS;
@@ -268,6 +274,7 @@ export class Pursuit {
 
   #deliver(carrier: Carrier): void {
     if (this.#over || RANK[carrier.path] <= this.rank) return carrier.close("SHUTDOWN");
+    this.#deliveredAt = this.#host.clock.now();
     this.#host.deliver(carrier);
   }
 
@@ -291,12 +298,20 @@ export class Pursuit {
     const busy = current.asking || current.dials.size > 0 || current.timers.size > 0 || current.punch === "asked";
     if (busy && !best) return;
     this.#end();
-    if (this.rank < RANK.direct) this.#later();
+    // Whoever waited for the end may have given the peer up.
+    if (this.rank < RANK.direct && !this.#over) this.#later();
   }
 
   #later(): void {
     this.#shaky = false;
     this.#cancelRetry?.();
+    const { clock } = this.#host;
+    // A carrier that was made and lost its race to a worse one on the other side: the way itself is good.
+    if (clock.now() - this.#deliveredAt < WASTED_MS && this.#wasted < MAX_WASTED) {
+      this.#wasted++;
+      this.#cancelRetry = clock.timer(WASTED_MS / 2, () => this.#begin());
+      return;
+    }
     const wait = RETRY_MS[Math.min(this.#failures++, RETRY_MS.length - 1)]! * (0.8 + 0.4 * this.#host.random());
     this.report.nextAt = this.#host.clock.now() + wait;
     this.#cancelRetry = this.#host.clock.timer(wait, () => this.#begin());

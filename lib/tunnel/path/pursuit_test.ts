@@ -40,6 +40,9 @@ class Rig {
   rests = 0;
   server = true;
   lan = false;
+  /** What becomes of a delivered carrier. */
+  deliver = (carrier: Carrier) => this.pursuit.use(carrier.path);
+  onRest = () => {};
   readonly pursuit: Pursuit;
 
   constructor(acceptor = false) {
@@ -73,10 +76,13 @@ class Rig {
       },
       deliver: (carrier) => {
         this.delivered.push(carrier);
-        this.pursuit.use(carrier.path);
+        this.deliver(carrier);
       },
       note: (path, text) => this.notes.push(`${path} ${text}`),
-      onRest: () => this.rests++,
+      onRest: () => {
+        this.rests++;
+        this.onRest();
+      },
     });
   }
 
@@ -369,6 +375,33 @@ Deno.test("a path that flaps waits for its turn, with the relay in use; with non
   down.pursuit.use(undefined);
   down.pursuit.want();
   assert.deepEqual(down.asked, ["meet", "lan"]);
+});
+
+Deno.test("a carrier that lost its race on the other side is made again soon, twice at most", () => {
+  const rig = new Rig();
+  rig.deliver = () => {};
+  for (let i = 0; i < 3; i++) {
+    if (i === 0) rig.pursuit.want();
+    else rig.clock.advance(1_500);
+    rig.pursuit.learned("server", { addresses: [LAN], observed: [] });
+    rig.dial(LAN).up();
+    rig.pursuit.use("relay");
+    rig.clock.advance(300);
+    rig.pursuit.punched({ kind: "failed", why: "x", again: false });
+    rig.clock.advance(700);
+    assert.ok(!rig.pursuit.trying);
+  }
+  assert.equal(rig.dials.length, 3);
+  rig.clock.advance(20_000);
+  assert.equal(rig.dials.length, 3);
+});
+
+Deno.test("who gives the peer up at the end of a try leaves nothing", () => {
+  const rig = new Rig();
+  rig.server = false;
+  rig.onRest = () => rig.pursuit.stop();
+  rig.pursuit.want();
+  assert.equal(rig.clock.pending, 0);
 });
 
 Deno.test("stopping cancels dials, timers and retries, and nothing comes afterwards", () => {
