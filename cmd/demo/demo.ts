@@ -3,6 +3,8 @@ import { systemClock } from "../../lib/clock.ts";
 import { describe, MeshError } from "../../lib/errors.ts";
 import { records, removeLab, sweep } from "../../lib/lab/registry.ts";
 import { print } from "../output.ts";
+import { offlineSteps } from "./offline_steps.ts";
+import { pathSteps } from "./path_steps.ts";
 import { difference, milliseconds, must, Report } from "./report.ts";
 import { costSteps, joinSteps, securitySteps, survivalSteps, trafficSteps } from "./steps.ts";
 import { buildWorld, type World } from "./world.ts";
@@ -18,7 +20,7 @@ export async function demoCommand(flags: DemoFlags): Promise<number> {
   const started = systemClock.now();
   const host = await hostState();
   print(
-    "Two sites behind NATs, a cloud node and a server, in network namespaces of this machine; 40 ms to the server.",
+    "Three sites behind NATs, a cloud node and a server, in network namespaces of this machine; 40 ms to the server.",
   );
   const world = await buildWorld(ownCommand());
   const report = new Report();
@@ -26,7 +28,9 @@ export async function demoCommand(flags: DemoFlags): Promise<number> {
   try {
     if (await joinSteps(world, report)) {
       await trafficSteps(world, report);
+      await pathSteps(world, report);
       await survivalSteps(world, report);
+      await offlineSteps(world, report);
       await securitySteps(world, report);
       await costSteps(world, report);
     }

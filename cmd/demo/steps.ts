@@ -1,12 +1,13 @@
 /** The steps of the demo, in the order a newcomer would try things. */
 import { systemClock } from "../../lib/clock.ts";
 import { until } from "../../lib/lab/exec.ts";
+import { requireTools } from "../../lib/lab/tools.ts";
 import { bytes, difference, megabytes, milliseconds, must, type Report } from "./report.ts";
 import { curl, kernelState, output, type World } from "./world.ts";
 
 const SERVER = "203.0.113.1";
 
-/** Server up, three nodes joined. False: nothing else makes sense. */
+/** Server up, all nodes joined. False: nothing else makes sense. */
 export async function joinSteps(world: World, report: Report): Promise<boolean> {
   const { mesh, topology } = world;
   report.section("Join");
@@ -17,7 +18,7 @@ export async function joinSteps(world: World, report: Report): Promise<boolean> 
       value: milliseconds(systemClock.now() - started),
       command: "edgemesh server --manifests /etc/edgemesh/manifests",
     };
-  }) && await report.step("three nodes joined with one-time tokens", async () => {
+  }) && await report.step("five nodes joined with one-time tokens", async () => {
     const started = systemClock.now();
     await Promise.all(topology.nodes.map((node) => mesh.join(node)));
     return {
@@ -75,6 +76,12 @@ export async function trafficSteps(world: World, report: Report): Promise<void> 
     const get = await output(pod, ["redis-cli", "-h", "cache", "GET", "greeting"]);
     must(set === "OK" && get === "hello", `SET said ${set}, GET said ${get}`);
     return { value: "OK, hello", command: "redis-cli -h cache SET greeting hello" };
+  });
+  await report.step("UDP echo across both NATs", async () => {
+    const { socat } = await requireTools(["socat"]);
+    const said = await output(pod, ["sh", "-c", `echo hello | ${socat} -t 1 - UDP4:10.96.0.21:7`]);
+    must(said === "hello", `the answer is ${JSON.stringify(said)}`);
+    return { value: said, command: "echo hello | socat - UDP4:10.96.0.21:7" };
   });
   await report.step("even balancing over three endpoints", async () => {
     const count = new Map<string, number>();

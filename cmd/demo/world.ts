@@ -1,5 +1,5 @@
-/** The stage of the demo: two sites behind NATs, a server, a cloud node, real back ends in pods, Services over them. */
-import { startNginx, startRedis } from "../../lib/lab/backends.ts";
+/** The stage of the demo: three sites behind NATs, a server, a cloud node, real back ends in pods, Services over them. */
+import { startEcho, startNginx, startRedis } from "../../lib/lab/backends.ts";
 import type { ExecResult } from "../../lib/lab/exec.ts";
 import { Mesh, nodesYaml, serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Meter } from "../../lib/lab/meter.ts";
@@ -19,6 +19,9 @@ export interface World {
   readonly edge1: LabNode;
   readonly edge2: LabNode;
   readonly cloud: LabNode;
+  /** Two nodes of one LAN, behind a NAT through which a direct path to edge-1 can be had. */
+  readonly edge3: LabNode;
+  readonly edge4: LabNode;
   /** Kernel state of edge-1 before the agent ran. */
   readonly before: string;
 }
@@ -28,19 +31,23 @@ export async function buildWorld(executable: readonly string[]): Promise<World> 
   const topology = await buildTopology({
     command: executable,
     oneWayDelayMs: ONE_WAY_DELAY_MS,
-    sites: [{ nat: "cone" }, { nat: "symrand" }],
+    sites: [{ nat: "cone" }, { nat: "symrand" }, { nat: "cone", nodes: 2 }],
     cloud: "datacenter",
     podsPerNode: 2,
   });
   const mesh = new Mesh(topology);
   const pod = (name: string) => topology.pod(name);
+  const neighbours = ["edge-3-pod-1", "edge-4-pod-1"].map(pod);
   const webPods = ["edge-1-pod-2", "edge-2-pod-1", "cloud-1-pod-1"].map(pod);
   await Promise.all([
-    ...webPods.map((p) => startNginx(p.host, { port: 8080, text: `hello from ${p.name} on ${p.node.name}\n` })),
+    ...[...webPods, ...neighbours].map((p) =>
+      startNginx(p.host, { port: 8080, text: `hello from ${p.name} on ${p.node.name}\n` })
+    ),
     startNginx(pod("edge-2-pod-2").host, { port: 8080, text: "hello from edge-2-pod-2 on edge-2\n" }),
     startRedis(pod("edge-2-pod-2").host, { port: 6379 }),
+    startEcho(pod("edge-2-pod-2").host, { port: 7007, protocol: "udp" }),
     mesh.writeManifest("nodes.yaml", nodesYaml(topology)),
-    mesh.writeManifest("services.yaml", servicesYaml(webPods, pod("edge-2-pod-2"))),
+    mesh.writeManifest("services.yaml", servicesYaml(webPods, neighbours, pod("edge-2-pod-2"))),
   ]);
   const edge1 = topology.node("edge-1");
   return {
@@ -50,19 +57,32 @@ export async function buildWorld(executable: readonly string[]): Promise<World> 
     edge1,
     edge2: topology.node("edge-2"),
     cloud: topology.node("cloud-1"),
+    edge3: topology.node("edge-3"),
+    edge4: topology.node("edge-4"),
     before: await kernelState(edge1),
   };
 }
 
-function servicesYaml(web: readonly Pod[], other: Pod): string {
+function servicesYaml(web: readonly Pod[], neighbours: readonly Pod[], other: Pod): string {
   const at = (p: Pod) => ({ ip: p.ip, node: p.node.name });
   const [local, edge, cloud] = web as [Pod, Pod, Pod];
+  const [third, fourth] = neighbours as [Pod, Pod];
   return [
     serviceYaml({ name: "web", clusterIP: "10.96.0.10", port: 80, targetPort: 8080, endpoints: web.map(at) }),
     serviceYaml({ name: "web-edge", clusterIP: "10.96.0.11", port: 80, targetPort: 8080, endpoints: [at(edge)] }),
     serviceYaml({ name: "web-cloud", clusterIP: "10.96.0.12", port: 80, targetPort: 8080, endpoints: [at(cloud)] }),
     serviceYaml({ name: "web-local", clusterIP: "10.96.0.13", port: 80, targetPort: 8080, endpoints: [at(local)] }),
     serviceYaml({ name: "cache", clusterIP: "10.96.0.20", port: 6379, targetPort: 6379, endpoints: [at(other)] }),
+    serviceYaml({ name: "web-third", clusterIP: "10.96.0.14", port: 80, targetPort: 8080, endpoints: [at(third)] }),
+    serviceYaml({ name: "web-fourth", clusterIP: "10.96.0.15", port: 80, targetPort: 8080, endpoints: [at(fourth)] }),
+    serviceYaml({
+      name: "echo",
+      clusterIP: "10.96.0.21",
+      port: 7,
+      targetPort: 7007,
+      protocol: "UDP",
+      endpoints: [at(other)],
+    }),
     serviceYaml({ name: "nothing", clusterIP: "10.96.0.30", port: 80, targetPort: 8080, endpoints: [] }),
   ].join("---\n");
 }

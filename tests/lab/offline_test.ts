@@ -13,7 +13,8 @@ const MESH_DNS = "169.254.96.16";
 /** Issue "It stays up": from exec to own-node Services, and from the server's return to traffic through it. */
 const START_MS = 2000;
 const RECOVER_MS = 2000;
-const AT_ONCE_MS = 1000;
+/** The LAN is asked for a second whether it knows the node; who asked is told then. */
+const AT_ONCE_MS = 2000;
 /** Long enough for doubling waits to have grown to what they would be after minutes. */
 const OUTAGE_MS = 8_000;
 
