@@ -49,9 +49,10 @@ export class FrontendIndex {
   }
 }
 
-/** What happens to connections that come in through this frontend. */
-export function verdictFor(found: Found): Verdict {
-  return found.frontend.kind === "cluster-ip" ? found.port.internal : found.port.external;
+/** What happens to connections that come in through this frontend; `fromHere`: of this host or one of its pods. */
+export function verdictFor({ frontend, port }: Found, fromHere: boolean): Verdict {
+  if (frontend.kind === "cluster-ip") return port.internal;
+  return fromHere ? port.externalFromHere : port.external;
 }
 
 function nodePortKey(protocol: Protocol, family: 4 | 6, port: number): string {

@@ -26,6 +26,7 @@ function port(balance: Balance, affinitySeconds?: number): PlannedPort {
     affinitySeconds,
     internal: { verdict: "forward", slots },
     external: { verdict: "forward", slots },
+    externalFromHere: { verdict: "forward", slots },
   };
 }
 

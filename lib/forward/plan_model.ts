@@ -39,6 +39,11 @@ export type Verdict =
   /** Others can serve, but the Service's traffic policy keeps this node's traffic from them: dropped, as kube-proxy does. */
   | { readonly verdict: "drop"; readonly reason: "traffic-policy" };
 
+/** The slots of a verdict; none unless it forwards. */
+export function slotsOf(verdict: Verdict): readonly Slot[] {
+  return verdict.verdict === "forward" ? verdict.slots : [];
+}
+
 /** An address and port that clients use. */
 export interface Frontend {
   readonly kind: "cluster-ip" | "external-ip" | "load-balancer-ip" | "node-port";
@@ -63,8 +68,13 @@ export interface PlannedPort {
   readonly affinitySeconds: number | undefined;
   /** Traffic to the cluster IP. */
   readonly internal: Verdict;
-  /** Traffic to node ports, external and load-balancer addresses. */
+  /** Traffic from elsewhere to node ports, external and load-balancer addresses. */
   readonly external: Verdict;
+  /**
+   * The same from this host and its pods: as if they had used the cluster address, because externalTrafficPolicy is
+   * about clients outside. The same object as `external` where the policy makes no difference.
+   */
+  readonly externalFromHere: Verdict;
 }
 
 export interface PlannedService {

@@ -82,6 +82,7 @@ function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort
     if (local && selection.hasAny) return { verdict: "drop", reason: "traffic-policy" };
     return { verdict: "reject", reason: candidates.leftOut ? "none-usable" : "no-endpoints" };
   };
+  const external = verdict(externalLocal);
   return {
     id: `${work.key} ${port.protocol}/${port.port} v${family}`,
     namespace: service.namespace,
@@ -94,7 +95,8 @@ function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort
     balance,
     affinitySeconds: service.affinitySeconds,
     internal: verdict(internalLocal),
-    external: verdict(externalLocal),
+    external,
+    externalFromHere: externalLocal ? verdict(false) : external,
   };
 }
 

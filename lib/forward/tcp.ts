@@ -144,7 +144,8 @@ class Connection implements Tracked, StreamHandler {
   next(last: ReasonCode = "NO_ENDPOINT"): void {
     const { picker, clock, connectTimeoutMs, counters } = this.#deps;
     const { port } = this.#found;
-    const slots = agentSlots(verdictFor(this.#found));
+    const client = this.#accepted!.remote.ip;
+    const slots = agentSlots(verdictFor(this.#found, isOurs(client, this.#deps.facts())));
     const untried = slots.length - (this.#failed?.size ?? 0);
     const now = clock.now();
     const left = connectTimeoutMs * BUDGET_ATTEMPTS - (now - this.#started);
@@ -152,7 +153,7 @@ class Connection implements Tracked, StreamHandler {
       count(counters.of(port.id).failed, last);
       return this.reset(last);
     }
-    const slot = picker.pick(port, slots, { ip: this.#accepted!.remote.ip, now }, this.#failed);
+    const slot = picker.pick(port, slots, { ip: client, now }, this.#failed);
     this.#slot = slot;
     this.#attempts++;
     this.#dial(slot, Math.min(connectTimeoutMs, left));

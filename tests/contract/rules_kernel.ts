@@ -17,18 +17,22 @@ export class KernelBench implements RulesBench {
   #writer: Probe;
   readonly #servers: Probe;
   readonly #pod: Probe;
+  readonly #outside: Probe;
 
-  private constructor(lab: Lab, host: Namespace, backend: string, probes: readonly [Probe, Probe, Probe]) {
+  private constructor(lab: Lab, host: Namespace, backend: string, probes: readonly [Probe, Probe, Probe, Probe]) {
     this.#lab = lab;
     this.#host = host;
     this.#backend = backend;
-    [this.#writer, this.#servers, this.#pod] = probes;
+    [this.#writer, this.#servers, this.#pod, this.#outside] = probes;
   }
 
   static async open(backend: string): Promise<KernelBench> {
     const lab = await Lab.open();
-    const [host, pod] = await lab.namespaces(["host", "pod"]);
-    await lab.link([{ ns: host, ifname: "pod0" }, { ns: pod, ifname: "eth0" }]);
+    const [host, pod, outside] = await lab.namespaces(["host", "pod", "outside"]);
+    await lab.link(
+      [{ ns: host, ifname: "pod0" }, { ns: pod, ifname: "eth0" }],
+      [{ ns: host, ifname: "wan0" }, { ns: outside, ifname: "eth0" }],
+    );
     const locals = [...new Set([...SERVERS.map((s) => s.ip), MACHINE.host4])];
     const meshes: readonly string[] = [MACHINE.mesh4, MACHINE.mesh6];
     await host.ip(
@@ -36,6 +40,7 @@ export class KernelBench implements RulesBench {
       "link set edgemesh0 up",
       ...locals.map((ip) => `${v(ip)}addr add ${ip}/${bits(ip)} dev ${meshes.includes(ip) ? "edgemesh0" : "lo"}`),
       "addr add 10.1.0.254/24 dev pod0",
+      "addr add 198.51.100.1/24 dev wan0",
       "-6 addr add fd00:1::fe/64 dev pod0",
       `route add ${MACHINE.serviceCidr4} dev edgemesh0`,
       `-6 route add ${MACHINE.serviceCidr6} dev edgemesh0`,
@@ -46,7 +51,13 @@ export class KernelBench implements RulesBench {
       "route add default via 10.1.0.254",
       "-6 route add default via fd00:1::fe",
     );
-    const probes = await Promise.all([Probe.start(host, backend), Probe.start(host), Probe.start(pod)]);
+    await outside.ip(`addr add ${MACHINE.outside4}/24 dev eth0`, "route add default via 198.51.100.1");
+    const probes = await Promise.all([
+      Probe.start(host, backend),
+      Probe.start(host),
+      Probe.start(pod),
+      Probe.start(outside),
+    ]);
     for (const probe of probes) lab.adopt(probe.child);
     await probes[1].call({ do: "serve", at: SERVERS });
     return new KernelBench(lab, host, backend, probes);
@@ -85,7 +96,7 @@ export class KernelBench implements RulesBench {
   }
 
   async ask({ from, protocol, to }: Ask): Promise<string> {
-    const probe = from === "host" ? this.#servers : this.#pod;
+    const probe = this.#client(from);
     if (protocol === "tcp") return named(await probe.call({ do: "connect", to, timeoutMs: SILENCE_MS }));
     const answer = await probe.call<string>({ do: "ask-udp", to, timeoutMs: SILENCE_MS });
     return answer === "silent" ? await this.#refusedUdp(from, to) : named(answer);
@@ -102,14 +113,18 @@ export class KernelBench implements RulesBench {
   }
 
   async close(): Promise<void> {
-    await Promise.all([this.#writer, this.#servers, this.#pod].map((probe) => probe.stop()));
+    await Promise.all([this.#writer, this.#servers, this.#pod, this.#outside].map((probe) => probe.stop()));
     await this.#lab.close();
+  }
+
+  #client(from: Ask["from"]): Probe {
+    return from === "host" ? this.#servers : from === "pod" ? this.#pod : this.#outside;
   }
 
   /** A client with a connected socket hears the ICMP error; dig has one and says so. */
   async #refusedUdp(from: Ask["from"], to: { readonly ip: string; readonly port: number }): Promise<string> {
     const argv = ["dig", `@${to.ip}`, "-p", String(to.port), "+tries=1", "+time=1", "x"];
-    const probe = from === "host" ? this.#servers : this.#pod;
+    const probe = this.#client(from);
     const { stdout } = await probe.ns.exec(argv);
     return /connection refused/.test(stdout) ? "reject" : "silent";
   }

@@ -2,6 +2,7 @@
  * Runs inside a network namespace for the contract of kernel rules: holds a real rule writer, answers on endpoint
  * addresses with their own name, and connects like a client. Commands are JSON lines on stdin, answers on stdout.
  */
+// deno-lint-ignore-file no-console -- answers go to stdout
 import { systemClock } from "../../lib/clock.ts";
 import { describe } from "../../lib/errors.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
@@ -82,6 +83,7 @@ function run(loop: EpollLoop, writer: RuleWriter | undefined, command: Command):
       return writer!.apply({
         shards: command.ruleset[0],
         tables: command.ruleset[1],
+        tablesFrom: "",
         fragments: new Map(command.ruleset[2] as []),
       });
     case "repair":

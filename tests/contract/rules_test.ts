@@ -55,12 +55,16 @@ class FakeBench implements RulesBench {
 
   ask({ from, protocol, to }: Ask): Promise<string> {
     const six = to.ip.includes(":");
-    const client = from === "host" ? (six ? MACHINE.mesh6 : MACHINE.mesh4) : (six ? MACHINE.pod6 : MACHINE.pod4);
+    const client = from === "outside"
+      ? MACHINE.outside4
+      : from === "host"
+      ? (six ? MACHINE.mesh6 : MACHINE.mesh4)
+      : (six ? MACHINE.pod6 : MACHINE.pod4);
     const traced = this.#tracer.trace({
       protocol,
       from: { ip: client, port: 40000 },
       to,
-      ...(from === "pod" ? { via: "pod0" } : {}),
+      ...(from === "host" ? {} : { via: from === "pod" ? "pod0" : "wan0" }),
     });
     if (traced.fate === "reject") return Promise.resolve("reject");
     if (traced.fate !== "forwarded") return Promise.resolve("silent");

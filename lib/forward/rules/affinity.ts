@@ -72,6 +72,11 @@ function learnRules(family: Family, protocol: "tcp" | "udp"): Rule[] {
   ];
 }
 
+/** Whether packets teach where clients went. Without slot maps (nft) IPv6 clients are kept by their hash instead. */
+export function isLearned(port: PlannedPort, shards: number): boolean {
+  return port.affinitySeconds !== undefined && (port.family === 4 || shards > 0);
+}
+
 /** The chain that remembers for so many seconds; Services with the same timeout share it. */
 export function stickyChain(port: PlannedPort): Chain {
   const { family, affinitySeconds: seconds = 0 } = port;

@@ -56,7 +56,6 @@ function persistentTable(facts: NodeFacts, shards: number): Table {
         { name: `vips${family}`, key: [ip(family)] },
         { name: `refused${family}`, key: [ip(family)], interval: true },
         { name: `hairpin${family}`, key: [ip(family), ip(family)] },
-        { name: `pods${family}`, key: [ip(family)], interval: true },
         { name: `remote${family}`, key: [ip(family)], interval: true },
         ...affinitySets(family),
       ]),
@@ -113,6 +112,7 @@ function forwardingSets(shards: number): SetSpec[] {
     const key: AtomType[] = [ip(family), "proto", "port"];
     const target: AtomType[] = [ip(family), "port"];
     return [
+      { name: `pods${family}`, key: [ip(family)], interval: true },
       { name: `single${family}`, key, value: target },
       { name: `services${family}`, key, value: "verdict" },
       { name: `nodeport-single${family}`, key: ["proto", "port"], value: target },

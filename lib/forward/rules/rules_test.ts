@@ -36,6 +36,7 @@ const aService = fc.record({
   nodePort: fc.option(fc.integer({ min: 30000, max: 30002 }), { nil: undefined }),
   affinity: fc.option(fc.constantFrom(10, 20), { nil: undefined }),
   local: fc.boolean(),
+  externalLocal: fc.boolean(),
   six: fc.boolean(),
 });
 const cluster = fc.uniqueArray(aService, { maxLength: 3, selector: (s) => s.name });
@@ -52,6 +53,7 @@ function plan(of: Cluster, balance: Balance, previous?: Plan): Plan {
         ports: [{ port: 80, ...(s.nodePort === undefined ? {} : { nodePort: s.nodePort }) }],
         ...(s.affinity === undefined ? {} : { affinitySeconds: s.affinity }),
         internalTrafficPolicy: s.local ? "Local" : "Cluster",
+        externalTrafficPolicy: s.externalLocal ? "Local" : "Cluster",
       })
     ),
     slices: of.map((s) => slice(`ns/${s.name}`, s.endpoints.map(literal))),
@@ -119,26 +121,26 @@ Deno.test("rules: packets meet exactly the targets that the plan allows, and not
 function checkFrontend(kernel: FakeKernel, port: PlannedPort, frontend: PlannedPort["frontends"][number]): void {
   const ip = frontend.kind === "node-port" ? "192.0.2.1" : frontend.ip;
   if (frontend.kind === "node-port" && port.family === 6) return;
-  const allowed = new Set(targetsOf(port, frontend, listeners).map((t) => `${t.ip}:${t.port}`));
   const tracer = new Tracer(kernel, { hostAddresses: facts.addresses });
-  const verdict = frontend.kind === "cluster-ip" ? port.internal : port.external;
-  const seen = new Set<string>();
-  // Each client once, so that affinity does not keep it; enough of them for every slot's turn.
-  for (let i = 0; i < 200; i++) {
-    const client = port.family === 4 ? `10.1.0.${i}` : `fd00:1::${i.toString(16)}`;
-    const traced = tracer.trace({
-      protocol: "tcp",
-      from: { ip: client, port: 9 },
-      to: { ip, port: frontend.port },
-      via: "p",
-    });
-    if (verdict.verdict === "forward") {
-      assert.equal(traced.fate, "forwarded");
-      if (traced.fate === "forwarded") seen.add(`${traced.to.ip}:${traced.to.port}`);
-    } else assert.equal(traced.fate, verdict.verdict);
+  const inside = port.family === 4 ? "10.1.0." : "fd00:1::";
+  const outside = port.family === 4 ? "198.51.100." : "2001:db8::";
+  for (const [clients, external] of [[inside, port.externalFromHere], [outside, port.external]] as const) {
+    const verdict = frontend.kind === "cluster-ip" ? port.internal : external;
+    const only = { ...port, external: verdict, externalFromHere: verdict };
+    const allowed = new Set(targetsOf(only, frontend, listeners).map((t) => `${t.ip}:${t.port}`));
+    const seen = new Set<string>();
+    // Each client once, so that affinity does not keep it; enough of them for every slot's turn.
+    for (let i = 0; i < 100; i++) {
+      const from = { ip: `${clients}${i}`, port: 9 };
+      const traced = tracer.trace({ protocol: "tcp", from, to: { ip, port: frontend.port }, via: "p" });
+      if (verdict.verdict === "forward") {
+        assert.equal(traced.fate, "forwarded");
+        if (traced.fate === "forwarded") seen.add(`${traced.to.ip}:${traced.to.port}`);
+      } else assert.equal(traced.fate, verdict.verdict);
+    }
+    for (const target of seen) assert.ok(allowed.has(target), `${target} is not allowed`);
+    if (port.balance === "round-robin" && port.affinitySeconds === undefined) assert.deepEqual(seen, allowed);
   }
-  for (const target of seen) assert.ok(allowed.has(target), `${target} is not allowed`);
-  if (port.balance === "round-robin" && port.affinitySeconds === undefined) assert.deepEqual(seen, allowed);
 }
 
 const web: PlannedPort = plan([{
@@ -148,6 +150,7 @@ const web: PlannedPort = plan([{
   nodePort: undefined,
   affinity: undefined,
   local: false,
+  externalLocal: false,
   six: false,
 }], "round-robin").services.get("ns/a")!.ports[0]!;
 
@@ -241,6 +244,7 @@ Deno.test("nft: what is rendered is said in words that nft has had since 0.9.8",
     nodePort: 30000,
     affinity: 10,
     local: false,
+    externalLocal: false,
     six: true,
   }], "round-robin");
   const text = renderOperations(diffRulesets(undefined, compileRules(p, listeners, { grammar: "nft" })));

@@ -65,7 +65,8 @@ export type Match =
   | { readonly state: "dnat" }
   /** The destination is an address of this host. */
   | { readonly state: "to-host" }
-  /** The source is no address of this host. */
+  /** The source is an address of this host, or is none. */
+  | { readonly state: "from-host" }
   | { readonly state: "from-elsewhere" };
 
 export type Action =

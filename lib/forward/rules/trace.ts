@@ -160,7 +160,8 @@ class Walk {
     if ("state" in match) {
       if (match.state === "dnat") return this.target !== undefined;
       const ours = this.#options.hostAddresses ?? [];
-      return match.state === "to-host" ? ours.includes(this.#packet.to.ip) : !ours.includes(this.#packet.from.ip);
+      if (match.state === "to-host") return ours.includes(this.#packet.to.ip);
+      return ours.includes(this.#packet.from.ip) === (match.state === "from-host");
     }
     const value = this.#field(match.field);
     const wanted = "is" in match ? match.is : match.isNot;
