@@ -28,6 +28,15 @@ export function addOperatingCommands(program: Command, done: (code: number) => v
     .option("--set <path=value...>", "configuration values, like --set server=wss://HOST before the join")
     .action(async (flags) => done(await (await import("./netcheck.ts")).netcheckCommand(flags)));
   addTables(program, done);
+  outputs(program.command("support-bundle"))
+    .description("Collect status, configuration, rules, routes and log lines in a file to hand over; without secrets")
+    .option("--file <file>", "where to write it (default edgemesh-support-TIME.tar.gz here)")
+    .option("--config <file>", "configuration, if it is not the default")
+    .option("--run-dir <dir>", "folder of the admin sockets", "/run/edgemesh")
+    .action(async (flags) => done(await (await import("./bundle/bundle.ts")).bundleCommand(flags)));
+  program.command("completion").addArgument(new Argument("<shell>").choices(["bash", "zsh", "fish"]))
+    .description("Print a completion script: source <(edgemesh completion bash)")
+    .action(async (shell) => done((await import("./completion.ts")).completionCommand(shell, program)));
   sockets(program.command("log").description("What the running process says").command("level")).addArgument(
     new Argument("<level>").choices([...LOG_LEVELS]),
   )
