@@ -38,6 +38,7 @@ import {
   startWatchdog,
   untilStopped,
 } from "./daemon.ts";
+import { reloadOnHangup } from "./reload.ts";
 import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
@@ -53,6 +54,14 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
   await using state = await openStateDir(config.stateDir, "agent");
   const identity = await ensureIdentity(config, state.files, log);
   await using agent = await startAgent({ config, log, state, identity, setLogLevel: (level) => sink.level = level });
+  reloadOnHangup({
+    role: "agent",
+    flags,
+    sink,
+    log,
+    config: () => agent.config,
+    apply: (next) => agent.reconfigure(next),
+  });
   agent.readiness.whenReady().then(() => {
     notifyReady(`node ${identity.node}`);
     log.info("agent ready", { node: identity.node, ms: Math.round(systemClock.now()) });
@@ -73,6 +82,7 @@ export interface AgentParts {
 
 /** What admin routes and the status document read. */
 export interface RunningAgent extends AsyncDisposable {
+  /** In force: the one of the start, and what reloads changed of it. */
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
   readonly store: MetaStore;
@@ -91,6 +101,8 @@ export interface RunningAgent extends AsyncDisposable {
   /** Wall-clock time since when a server is connected, or none is. */
   modeSince: number;
   facts: NodeFacts;
+  /** Takes over what can change while running; the rest of `next` must be as it was. */
+  reconfigure(next: AgentConfig): Promise<void>;
 }
 
 /** Starts everything; disposing of the result stops it in reverse order and leaves the host as it was. */
@@ -141,9 +153,10 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   stack.use(link);
 
   let facts = nodeFacts(config, store.snapshot, identity.node);
-  const dns = config.dns.enabled
-    ? await DnsModule.start({
-      config,
+  let live = config;
+  const startDns = () =>
+    DnsModule.start({
+      config: live,
       loop,
       log,
       store,
@@ -151,9 +164,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       facts: () => facts,
       mesh: link.addresses,
       stateDir: state.path,
-    })
-    : undefined;
-  if (dns) stack.defer(() => dns.close());
+    });
+  let dns = config.dns.enabled ? await startDns() : undefined;
+  stack.defer(() => dns?.close());
 
   // Forwarding needs the tunnel and the tunnel needs forwarding: each reaches the other through these names.
   let forwarder: Forwarder | undefined;
@@ -200,7 +213,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   }
 
   const running: RunningAgent = {
-    config,
+    get config() {
+      return live;
+    },
     identity,
     store,
     source,
@@ -208,7 +223,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     explicit,
     guard,
     disk,
-    dns,
+    get dns() {
+      return dns;
+    },
     forwarder,
     tunnel,
     readiness,
@@ -216,6 +233,15 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     startedAt,
     modeSince: clock.wall(),
     facts,
+    async reconfigure(next) {
+      live = next;
+      guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+      await forwarder?.setConfig(forwardConfig(live, cidrs));
+      if (!live.dns.enabled) {
+        dns?.close();
+        dns = undefined;
+      } else dns ??= await startDns();
+    },
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 
@@ -223,7 +249,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const next = nodeFacts(config, store.snapshot, identity.node);
     if (!sameFacts(facts, next)) {
       running.facts = facts = next;
-      guard.policy = guardPolicy(config, cidrs, vitalAddresses(servers));
+      guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
       void forwarder?.setFacts(facts);
     }
     forwarder?.update(store.snapshot).then(() => {

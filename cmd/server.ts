@@ -30,6 +30,7 @@ import {
   startWatchdog,
   untilStopped,
 } from "./daemon.ts";
+import { reloadOnHangup } from "./reload.ts";
 import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { collectServerMetrics } from "./server_metrics.ts";
@@ -43,6 +44,7 @@ export async function serverCommand(flags: DaemonFlags): Promise<number> {
   prepareProcess(log);
   await using state = await openStateDir(config.stateDir, "server");
   await using server = await startServer({ config, log, state, setLogLevel: (level) => sink.level = level });
+  reloadOnHangup({ role: "server", flags, sink, log, config: () => server.config, apply: () => Promise.resolve() });
   notifyReady(`serving ${server.url}`);
   log.info("server ready", { url: server.url, pin: server.pin });
   const signal = await stopped;
