@@ -34,8 +34,8 @@ export type Balance = "round-robin" | "random" | "source-hash" | "least-connecti
 export interface ForwardConfig {
   readonly balance: Balance;
   /**
-   * Networks in which *every* address without a Service is refused at once. Empty on a node where another service
-   * proxy owns addresses of the same network.
+   * Networks in which every address without a Service is refused at once, unless another service proxy on this node
+   * takes it: the service CIDRs.
    */
   readonly refuseCidrs: readonly Cidr[];
   /** externalIPs and load-balancer addresses outside these networks are ignored: Services may not claim foreign addresses. */

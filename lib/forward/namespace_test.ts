@@ -282,3 +282,65 @@ test("what somebody else flushes is back within two seconds", async ({ loop, for
   }
   assert.deepEqual(await exchange(loop, VIP, pattern.subarray(0, 9)), pattern.subarray(0, 9));
 });
+
+/** What kube-proxy in its iptables mode writes for Service a/web, to an endpoint that this node cannot reach. */
+const KUBE_PROXY = `table ip nat {
+  chain KUBE-SERVICES {
+    ip daddr ${VIP.ip} tcp dport 80 counter dnat to 10.244.9.9:8080
+  }
+  chain PREROUTING {
+    type nat hook prerouting priority -100
+    jump KUBE-SERVICES
+  }
+  chain OUTPUT {
+    type nat hook output priority -100
+    jump KUBE-SERVICES
+  }
+}
+`;
+
+for (const order of ["before", "after"] as const) {
+  test(`beside kube-proxy that started ${order} us: our Services go our way, also through its syncs`, async (machine) => {
+    const { loop, serve, echo } = machine;
+    const kubeProxy = () => run("nft", KUBE_PROXY);
+    if (order === "before") kubeProxy();
+    await serve(web([{ ip: "10.1.0.5", node: "n1" }]));
+    if (order === "after") kubeProxy();
+    echo({ ip: "10.1.0.5", port: 8080 });
+    for (let sync = 0; sync < 2; sync++) {
+      assert.deepEqual(await exchange(loop, VIP, pattern.subarray(0, 9)), pattern.subarray(0, 9));
+      run(
+        "nft",
+        `flush table ip nat
+${KUBE_PROXY}`,
+      );
+    }
+    // Not one packet of ours met its rules.
+    assert.match(run("nft", "list", "chain", "ip", "nat", "KUBE-SERVICES"), /packets 0 /);
+    run("nft", "delete table ip nat");
+  });
+}
+
+test("a Service that another proxy handles is not touched, while our own are", async ({ loop, serve, echo }) => {
+  const literals = web([{ ip: "10.1.0.5", node: "n1" }]);
+  const theirs = service("b/theirs", {
+    clusterIPs: ["10.96.0.50"],
+    labels: { "service.edgemesh.kubeedge.io/service-proxy-name": "" },
+  });
+  await serve({ services: [...literals.services!, theirs], slices: literals.slices! });
+  run(
+    "nft",
+    `table ip nat {
+  chain OUTPUT {
+    type nat hook output priority -100
+    ip daddr 10.96.0.50 tcp dport 80 dnat to 10.1.0.6:8080
+  }
+}`,
+  );
+  echo({ ip: "10.1.0.5", port: 8080 });
+  echo({ ip: "10.1.0.6", port: 8080 });
+  for (const ip of [VIP.ip, "10.96.0.50"]) {
+    assert.deepEqual(await exchange(loop, { ip, port: 80 }, pattern.subarray(0, 9)), pattern.subarray(0, 9));
+  }
+  run("nft", "delete table ip nat");
+});

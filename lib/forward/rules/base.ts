@@ -7,6 +7,8 @@
  *   agent's table is asked before the persistent one. Inside `nat` the first rewriting wins.
  * - Refusal happens in the same chains, not in `filter`: a later `nat` chain of somebody else must not bring a
  *   connection that we refuse to an endpoint it cannot reach, and a node with forwarding off refuses as fast.
+ * - Addresses without a Service are refused after everybody has had his say, and never if they are this host's
+ *   (kube-proxy's IPVS mode gives it the addresses of its Services).
  * - A ping of a Service address is refused too: an answer would say nothing about the Service.
  */
 import type { Family } from "../../addr.ts";
@@ -26,6 +28,8 @@ import { slotMapName } from "./spread.ts";
 
 const PRIORITY_AGENT = -115;
 const PRIORITY_PERSISTENT = -110;
+/** After `dstnat`: another service proxy may own addresses of the same networks. */
+const PRIORITY_UNKNOWN = -90;
 /** After everything that could still want to see the real source, before `srcnat` (100). */
 const PRIORITY_SOURCE = 90;
 const KEY: readonly Field[] = ["daddr", "proto", "dport"];
@@ -68,11 +72,19 @@ function persistentTable(facts: NodeFacts, shards: number): Table {
         rules: families((family) => [
           ...dispatchRules(family),
           { family, match: [{ fields: ["daddr"], in: `vips${family}` }], action: { goto: "refuse" } },
-          { family, match: [{ fields: ["daddr"], in: `refused${family}` }], action: { goto: "refuse" } },
           ...nodePortRules(family, facts),
         ]),
       },
-      ...hooks(PRIORITY_PERSISTENT),
+      ...hooks(PRIORITY_PERSISTENT, "", "dispatch"),
+      {
+        name: "unknown",
+        rules: families((family) => [{
+          family,
+          match: [{ fields: ["daddr"], in: `refused${family}` }, { state: "to-elsewhere" }],
+          action: { goto: "refuse" },
+        }]),
+      },
+      ...hooks(PRIORITY_UNKNOWN, "unknown-", "unknown"),
       ...affinityChains(),
       {
         name: "postrouting",
@@ -93,17 +105,17 @@ function agentTable(facts: NodeFacts, shards: number): Table {
         name: "dispatch",
         rules: families((family) => [...dispatchRules(family), ...nodePortRules(family, facts)]),
       },
-      ...hooks(PRIORITY_AGENT),
+      ...hooks(PRIORITY_AGENT, "", "dispatch"),
     ],
   };
 }
 
 /** Chains that only send packets on, at the two places where a connection can begin: here, or outside this host. */
-function hooks(priority: number): Chain[] {
+function hooks(priority: number, prefix: string, chain: string): Chain[] {
   return (["prerouting", "output"] as const).map((at) => ({
-    name: at,
+    name: `${prefix}${at}`,
     hook: { type: "nat", at, priority },
-    rules: [{ match: [], action: { jump: "dispatch" } }],
+    rules: [{ match: [], action: { jump: chain } }],
   }));
 }
 

@@ -70,6 +70,9 @@ function writeState(w: ExpressionWriter, state: Extract<Match, { state: unknown 
     case "to-host":
       fibType(w, "destination", REGISTER_0);
       return compare(w, REGISTER_0, host32(RTN_LOCAL));
+    case "to-elsewhere":
+      fibType(w, "destination", REGISTER_0);
+      return compare(w, REGISTER_0, host32(RTN_LOCAL), "not");
     case "from-host":
       fibType(w, "source", REGISTER_0);
       return compare(w, REGISTER_0, host32(RTN_LOCAL));

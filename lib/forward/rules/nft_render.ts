@@ -31,6 +31,7 @@ const TYPES: Record<AtomType, string> = {
 const STATES = {
   "dnat": "ct status dnat",
   "to-host": "fib daddr type local",
+  "to-elsewhere": "fib daddr type != local",
   "from-host": "fib saddr type local",
   "from-elsewhere": "fib saddr type != local",
 } as const;

@@ -65,6 +65,7 @@ export type Match =
   | { readonly state: "dnat" }
   /** The destination is an address of this host. */
   | { readonly state: "to-host" }
+  | { readonly state: "to-elsewhere" }
   /** The source is an address of this host, or is none. */
   | { readonly state: "from-host" }
   | { readonly state: "from-elsewhere" };

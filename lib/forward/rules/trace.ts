@@ -160,7 +160,9 @@ class Walk {
     if ("state" in match) {
       if (match.state === "dnat") return this.target !== undefined;
       const ours = this.#options.hostAddresses ?? [];
-      if (match.state === "to-host") return ours.includes(this.#packet.to.ip);
+      if (match.state === "to-host" || match.state === "to-elsewhere") {
+        return ours.includes(this.#packet.to.ip) === (match.state === "to-host");
+      }
       return ours.includes(this.#packet.from.ip) === (match.state === "from-host");
     }
     const value = this.#field(match.field);
