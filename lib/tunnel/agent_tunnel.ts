@@ -68,11 +68,16 @@ export class AgentTunnel {
   readonly #clock: Clock;
   readonly #node: string;
   readonly #ending = new AbortController();
+  readonly #host: () => readonly { readonly ip: string }[];
+  /** Addresses this host has had since the start. */
+  readonly #had = new Set<string>();
 
   constructor(options: AgentTunnelOptions) {
     const { clock, log, credentials, random, node, events, paths } = options;
     this.#clock = clock;
     this.#node = node;
+    this.#host = () => paths?.host() ?? [];
+    for (const { ip } of this.#host()) this.#had.add(ip);
     this.#engine = new PortableEngine({ clock, credentials, verify: options.verifyNode });
     const control = {
       ...options,
@@ -140,6 +145,13 @@ export class AgentTunnel {
 
   /** Addresses or routes of this host changed: ways that failed may work, and ways that worked may not. */
   networkChanged(): void {
+    const now = new Set(this.#host().map(({ ip }) => ip));
+    for (const client of this.servers.clients) {
+      const from = client.ends?.local.ip;
+      // A link that is only down may be up again with the same address, and the connection lives on.
+      if (from !== undefined && now.size > 0 && this.#had.has(from) && !now.has(from)) client.moved();
+    }
+    for (const ip of now) this.#had.add(ip);
     this.servers.retryNow();
     this.paths?.networkChanged();
     this.manager.retryNow();

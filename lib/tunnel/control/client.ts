@@ -101,6 +101,11 @@ export class ControlClient {
     void this.#connect();
   }
 
+  /** The connection runs from an address that this host has no more: what TCP has not noticed yet is over at once. */
+  moved(): void {
+    if (this.#state.phase === "up") this.#live!.stop("PEER_GONE", false);
+  }
+
   get state(): ControlState {
     return this.#state;
   }
