@@ -55,6 +55,16 @@ Deno.test("ping: what a name means", () => {
     assert.throws(() => resolveTarget(wrong, view), (e) => codeOf(e) === "NO_SERVICE", wrong);
   }
   assert.throws(() => servicesNamed("shop/apj", view), /There is no Service shop\/apj/);
+  const hint = (name: string) => {
+    try {
+      resolveTarget(name, view);
+    } catch (e) {
+      return (e as MeshError).hint;
+    }
+  };
+  assert.equal(hint("wep.default"), "default/web, or: edgemesh services");
+  assert.equal(hint("web.shop"), "default/web, or: edgemesh services");
+  assert.equal(hint("something.else"), "edgemesh services");
   assert.equal(servicesNamed("web", view).length, 2);
 });
 

@@ -82,7 +82,10 @@ function serviceTarget(service: string, view: TargetView): PingTarget {
 }
 
 function offer(name: string, { services }: Pick<TargetView, "services">): string {
-  const names = [...new Set(services.map((s) => s.service))].slice(0, MAX_OFFERED);
-  const near = nearest(name, names) ?? names.find((key) => key.endsWith(`/${name.split(".")[0]}`));
+  const keys = [...new Set(services.map((s) => s.service))].slice(0, MAX_OFFERED);
+  // People write `web.shop`, lists say `shop/web`: a slip in either is close to one of the two.
+  const forms = new Map(keys.flatMap((key) => [[key, key], [key.split("/").reverse().join("."), key]] as const));
+  const near = forms.get(nearest(name, [...forms.keys()]) ?? "") ??
+    keys.find((key) => key.endsWith(`/${name.split(".")[0]}`));
   return near === undefined ? "edgemesh services" : `${near}, or: edgemesh services`;
 }
