@@ -3,15 +3,18 @@
  * of others, endpoints outside, node ports, UDP, large answers, and pod networks that are the same on every node.
  */
 import assert from "node:assert/strict";
+import { pause, systemClock } from "../../lib/clock.ts";
 import { startEcho, startNginx } from "../../lib/lab/backends.ts";
 import { until } from "../../lib/lab/exec.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
 import { requireTools } from "../../lib/lab/tools.ts";
-import { curl, startAll, tell, withMesh } from "./fixture.ts";
+import { allowed, curl, startAll, tell, withMesh } from "./fixture.ts";
 import { labTest } from "./support.ts";
 
 const MEGABYTES = 8;
+/** curl's exit code for a refused connection. */
+const CURL_REFUSED = 7;
 
 interface ServiceSpec {
   readonly name: string;
@@ -184,6 +187,53 @@ labTest("Service traffic as users of the original know it, on nodes whose pods h
     await big.stop();
   });
 });
+
+labTest(
+  "SIGKILL under load: the kernel way loses nothing, the rest is refused and back after the restart",
+  async (t) => {
+    await withMesh({ cloud: "none", podsPerNode: 2 }, async (mesh) => {
+      const { topology } = mesh;
+      const node = topology.node("edge-1");
+      const [client, here, there] = ["edge-1-pod-2", "edge-1-pod-1", "edge-2-pod-1"].map((name) => topology.pod(name));
+      const [local, away] = ["10.96.0.31", "10.96.0.32"];
+      await mesh.writeManifest(
+        "services.yaml",
+        [
+          yaml({ name: "local", ip: local!, endpoints: [here!] }),
+          yaml({ name: "away", ip: away!, endpoints: [there!] }),
+        ]
+          .join("---\n"),
+      );
+      await startAll(mesh);
+      assert.equal((await curl(client!, `http://${away}/`)).body, "edge-2-pod-1 on edge-2");
+
+      await t.step("short and long connections on the kernel way, while the agent is killed and started", async () => {
+        const load = (close: boolean) => {
+          const flags = close ? ["-H", "Connection: close"] : [];
+          return client!.host.execOk(["wrk", "-t1", "-c8", "-d8s", ...flags, `http://${local}/`]);
+        };
+        const running = [load(false), load(true)];
+        await pause(1500);
+        await mesh.stopAgent(node, "kill");
+        const { code, ms } = await curl(client!, `http://${away}/`);
+        assert.equal(code, CURL_REFUSED);
+        assert.ok(ms < allowed(1000), `refused after ${Math.round(ms)} ms`);
+        await mesh.startAgent(node);
+        const ready = systemClock.now();
+        await until("the other node's Service to answer", async () => {
+          return (await curl(client!, `http://${away}/`)).code === 0 || undefined;
+        });
+        const healed = systemClock.now() - ready;
+        tell(`healed ${Math.round(healed)} ms after it was ready`);
+        assert.ok(healed < allowed(1000), `healed after ${Math.round(healed)} ms`);
+        for (const { stdout } of await Promise.all(running)) {
+          assert.doesNotMatch(stdout, /Socket errors|Non-2xx/, stdout);
+          tell(/Requests\/sec: .*/.exec(stdout)![0]);
+        }
+      });
+    });
+  },
+);
 
 /** How often each endpoint answered so many connections. */
 async function shares(from: Pod, url: string, count: number): Promise<Record<string, number>> {
