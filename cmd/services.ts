@@ -1,5 +1,5 @@
 /** `edgemesh services`, `endpoints` and `connections`: parts of what the agent knows, as tables. */
-import type { AgentStatus, ServiceStatus } from "../lib/status.ts";
+import { type AgentStatus, type ServiceStatus, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall } from "./admin_client.ts";
 import type { ConnectionsSeen } from "./agent_netcheck.ts";
 import { bytes, type Format, printDocument, table } from "./output.ts";
@@ -15,7 +15,7 @@ export interface TableFlags {
 export async function servicesCommand(flags: TableFlags): Promise<number> {
   const { services } = await agentStatus(flags);
   const wanted = services.filter((s) => flags.namespace === undefined || s.service.startsWith(`${flags.namespace}/`));
-  await printDocument(wanted, flags.output, () => servicesTable(wanted));
+  await printDocument({ apiVersion: STATUS_VERSION, services: wanted }, flags.output, () => servicesTable(wanted));
   return 0;
 }
 
@@ -26,14 +26,14 @@ export async function endpointsCommand(name: string, flags: TableFlags): Promise
     "GET",
     `/v1/service?${new URLSearchParams({ name })}`,
   ) as readonly ServiceStatus[];
-  await printDocument(found, flags.output, () => endpointsTable(found));
+  await printDocument({ apiVersion: STATUS_VERSION, services: found }, flags.output, () => endpointsTable(found));
   return found.some((s) => s.endpoints.length > 0) ? 0 : 1;
 }
 
 /** What the agent carries now, and has carried. */
 export async function connectionsCommand(flags: TableFlags): Promise<number> {
   const seen = await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/connections") as ConnectionsSeen;
-  await printDocument(seen, flags.output, () => connectionsTable(seen));
+  await printDocument({ apiVersion: STATUS_VERSION, ...seen }, flags.output, () => connectionsTable(seen));
   return 0;
 }
 
