@@ -6,7 +6,7 @@ import type { ConvertContext, Converted } from "./convert.ts";
 import { convert } from "./convert.ts";
 import { Checker } from "./checker.ts";
 import { identify } from "./convert_meta.ts";
-import type { ObjectSink } from "./follower.ts";
+import type { FollowerSink } from "./follower.ts";
 import type { Resource } from "./kube_resources.ts";
 import { belongs, ENDPOINTS, isOfResource, keyOfIdentity, resourceName } from "./kube_resources.ts";
 import type { Changes, ObjectChange } from "./objects.ts";
@@ -34,15 +34,24 @@ export interface SinkOptions {
   readonly into: SinkTarget;
   /** The resource was listed completely, or its health changed. */
   readonly settled: (health: Health) => void;
+  /**
+   * Events come without order: old ones are replayed, deleted objects among them. Versions of objects and of lists
+   * then decide what is news (they are numbers of one counter, etcd's revision).
+   */
+  readonly byVersion?: boolean;
 }
 
-export class ResourceSink implements ObjectSink {
+export class ResourceSink implements FollowerSink {
   readonly #options: SinkOptions;
   /** Keys of the list under way. */
   #seen: Set<string> | undefined;
   #pending: ObjectChange[] = [];
   /** Version of each object as last read, by key; for Endpoints by the stem of their slices' keys. */
   readonly #versions = new Map<string, string>();
+  /** Keys that the watch told of since the list under way began, for when both run side by side. */
+  readonly #touched = new Set<string>();
+  /** Version of the last complete list; what it did not hold and is no younger is gone for good. */
+  #listVersion = 0;
 
   constructor(options: SinkOptions) {
     this.#options = options;
@@ -50,28 +59,40 @@ export class ResourceSink implements ObjectSink {
 
   begin(): void {
     this.#seen = new Set();
+    this.#touched.clear();
+  }
+
+  keep(): void {
+    this.flush();
+    this.#options.into.publish();
+    this.#seen = undefined;
   }
 
   unchanged(name: string, namespace: string, version: string): boolean {
-    const { resource, into } = this.#options;
+    const { resource } = this.#options;
     // Routes have their version of the API in their content, and a list may come in another one.
     if (resource.kind === "route") return false;
     const key = resource.clusterScoped ? name : `${namespace}/${name}`;
     if (this.#versions.get(key) !== version) return false;
-    if (resource !== ENDPOINTS) this.#seen?.add(key);
-    else for (let i = 0; into.hasSlice(`${key}~${i}`); i++) this.#seen?.add(`${key}~${i}`);
+    this.#see(key);
     return true;
   }
 
-  put(raw: Record<string, unknown>): void {
+  put(raw: Record<string, unknown>, from: "list" | "watch"): void {
     const converted = convert(raw, this.#options.context);
     const { id, puts, problems } = converted;
     if (id && isOfResource(this.#options.resource, id)) {
       const key = keyOfIdentity(this.#options.resource, id);
       const version = (raw.metadata as { resourceVersion?: unknown }).resourceVersion;
+      if (this.#isOld(key, version)) {
+        if (from === "list" && this.#versions.has(key)) this.#see(key);
+        return;
+      }
+      if (from === "watch" && this.#seen) this.#touched.add(key);
       if (typeof version === "string") this.#versions.set(key, version);
       this.#options.book.set(this.#bookKey(key), problems);
       this.#replace(key, puts);
+      if (from === "list") this.#see(key, puts);
     } else if (!id) {
       this.#options.book.set(this.#bookKey(`? ${nameOf(raw)}`), this.#named(converted, raw));
     }
@@ -81,26 +102,39 @@ export class ResourceSink implements ObjectSink {
     const id = identify(raw, new Checker(""), this.#options.resource.clusterScoped);
     if (!id || !isOfResource(this.#options.resource, id)) return;
     const key = keyOfIdentity(this.#options.resource, id);
+    if (this.#isOld(key, (raw.metadata as { resourceVersion?: unknown }).resourceVersion)) return;
     this.#options.book.set(this.#bookKey(key), []);
     this.#versions.delete(key);
     this.#replace(key, []);
   }
 
-  commit(): void {
-    const { resource, namespace, into } = this.#options;
+  commit(version: string): boolean {
+    const { resource, namespace, into, byVersion } = this.#options;
     this.flush();
     into.publish();
+    const at = Number(version);
+    if (byVersion && at < this.#listVersion) {
+      this.#versions.clear();
+      this.#listVersion = 0;
+      this.#seen = undefined;
+      return false;
+    }
     const gone: ObjectChange[] = [];
     for (const [key] of into.snapshot.entries(resource.kind)) {
       if (!belongs(resource, key, namespace) || this.#seen?.has(key)) continue;
+      const stem = resource === ENDPOINTS ? key.slice(0, key.lastIndexOf("~")) : key;
+      // Younger than the list, as the watch told meanwhile.
+      if (this.#touched.has(stem) && Number(this.#versions.get(stem) ?? 0) > at) continue;
       gone.push(remove(resource.kind, key));
       // Should it come back in the same version, it must be read again.
-      this.#versions.delete(resource === ENDPOINTS ? key.slice(0, key.lastIndexOf("~")) : key);
+      this.#versions.delete(stem);
     }
     this.#seen = undefined;
+    this.#listVersion = at;
     into.apply(gone);
     into.publish();
     this.#options.settled({ name: "following" });
+    return true;
   }
 
   flush(): void {
@@ -140,10 +174,7 @@ export class ResourceSink implements ObjectSink {
     const { resource, into } = this.#options;
     // How many slices an Endpoints object gave before is read off the target, so that must be up to date.
     if (resource === ENDPOINTS) this.flush();
-    for (const change of puts) {
-      this.#seen?.add(change.key);
-      this.#pending.push(change);
-    }
+    this.#pending.push(...puts);
     if (resource !== ENDPOINTS) {
       if (puts.length === 0) this.#pending.push(remove(resource.kind, stem));
       return;
@@ -152,6 +183,21 @@ export class ResourceSink implements ObjectSink {
     for (let i = puts.length; into.hasSlice(`${stem}~${i}`); i++) {
       this.#pending.push(remove("slice", `${stem}~${i}`));
     }
+  }
+
+  /** An object is in the list under way, with all it gives: `puts`, or what it gave before. */
+  #see(key: string, puts?: readonly ObjectChange[]): void {
+    const { resource, into } = this.#options;
+    if (puts) { for (const change of puts) this.#seen?.add(change.key); }
+    else if (resource !== ENDPOINTS) this.#seen?.add(key);
+    else for (let i = 0; into.hasSlice(`${key}~${i}`); i++) this.#seen?.add(`${key}~${i}`);
+  }
+
+  /** Whether this version of an object tells nothing new: older than the one known, or of an object that is gone. */
+  #isOld(key: string, version: unknown): boolean {
+    if (!this.#options.byVersion || typeof version !== "string") return false;
+    const known = this.#versions.get(key);
+    return known === undefined ? Number(version) <= this.#listVersion : Number(version) < Number(known);
   }
 
   #bookKey(key: string): string {

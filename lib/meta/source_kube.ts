@@ -6,8 +6,9 @@
 import type { Clock } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import { ConvertContext } from "./convert.ts";
-import type { FollowerOptions, ObjectSink } from "./follower.ts";
+import type { FollowerOptions, Following } from "./follower.ts";
 import { Follower } from "./follower.ts";
+import type { Guard } from "./guard.ts";
 import type { KubeApi } from "./kube_api.ts";
 import type { Resource } from "./kube_resources.ts";
 import {
@@ -48,20 +49,16 @@ export interface KubeSourceOptions {
   readonly random?: () => number;
   /** Objects of a resource the API does not know stay: not known is not gone. For the MetaServer. */
   readonly keepUnknown?: boolean;
+  /** See {@link ResourceSink}. For the MetaServer. */
+  readonly byVersion?: boolean;
+  /** What the objects must pass; none: the source is trusted. */
+  readonly guard?: Guard;
   /** How a resource is followed; default {@link Follower}. The MetaServer needs another. */
   readonly follow?: (options: FollowerOptions) => Following;
 }
 
 /** How long a resource must be unknown before its objects are. */
 const FORGET_MS = 60_000;
-
-/** What follows one resource. */
-export interface Following {
-  start(): void;
-  /** The API answers others again after it had not. */
-  nudge(): void;
-  stop(): Promise<void>;
-}
 
 interface Entry {
   readonly resource: Resource;
@@ -83,6 +80,8 @@ export class KubeSource implements MetaSource {
   readonly #epoch: string;
   #number = 0;
   readonly #listed = new Set<Entry>();
+  /** Whether Services were listed completely. */
+  #followed = false;
   readonly #pacer: Pacer;
   /** Changes gathered before anything was synced. */
   #first: Batch | undefined;
@@ -141,8 +140,13 @@ export class KubeSource implements MetaSource {
       state: this.#state,
       since: this.#since,
       ...(error === undefined ? {} : { lastError: error }),
-      problems: [...this.#missing(), ...this.#book.all()],
+      problems: [...this.#missing(), ...this.#book.all(), ...this.#options.guard?.book.all() ?? []],
     };
+  }
+
+  /** Everything is looked at anew: the API, or what is behind it, was away. */
+  nudge(): void {
+    for (const entry of this.#entries) if (entry.active) entry.following.nudge();
   }
 
   /** Health of each resource, for `status`: name → following, failing, forbidden, unknown, waiting. */
@@ -166,12 +170,13 @@ export class KubeSource implements MetaSource {
       context: this.#context,
       book: this.#book,
       into: this.#target,
+      byVersion: this.#options.byVersion ?? false,
       settled: (health) => this.#settled(entry, health),
     });
     const following = (this.#options.follow ?? newFollower)({
       api,
       resource,
-      sink: sink as ObjectSink,
+      sink,
       clock,
       log,
       random: this.#options.random ?? Math.random,
@@ -190,8 +195,9 @@ export class KubeSource implements MetaSource {
     batch.publish({ version: this.#nextVersion() });
   }
 
-  #apply(changes: Changes): void {
-    if (this.#state === "stopped" || changes.length === 0) return;
+  #apply(given: Changes): void {
+    if (this.#state === "stopped" || given.length === 0) return;
+    const changes = this.#options.guard ? this.#options.guard.filter(given) : given;
     // First lists are gathered per resource: publishing thousands of states on the way would cost far more than them.
     if (this.#state === "starting") {
       this.#first ??= this.#options.layer.batch();
@@ -209,7 +215,10 @@ export class KubeSource implements MetaSource {
     entry.health = health;
     if (before?.name !== health.name) this.#tell(entry, before, health);
     const back = before?.name === "failing" && health.name !== "failing";
-    if (back) { for (const other of this.#entries) if (other !== entry && other.active) other.following.nudge(); }
+    // The MetaServer's own source knows better when its cloud is back.
+    if (back && !this.#options.byVersion) {
+      for (const other of this.#entries) if (other !== entry && other.active) other.following.nudge();
+    }
     if (entry.resource === ENDPOINT_SLICES) this.#fallBack(entry);
     // What slices of another time are still there would be a second truth beside the Endpoints.
     if (entry.resource === ENDPOINTS && health.name === "following") this.#slicesOf(entry).sink.clear();
@@ -250,7 +259,11 @@ export class KubeSource implements MetaSource {
 
   #judge(): void {
     const active = this.#entries.filter((e) => e.active);
-    const settled = active.every((e) => e.health !== undefined && (e.health.name !== "failing" || this.#listed.has(e)));
+    const answered = active.every((e) =>
+      e.health !== undefined && (e.health.name !== "failing" || this.#listed.has(e))
+    );
+    // Where "not known" may only mean "not now", Services must have been listed before names can be said not to exist.
+    const settled = answered && (!this.#options.keepUnknown || this.#followed);
     const failing = active.some((e) => e.health?.name === "failing");
     const { layer } = this.#options;
     if (settled) this.#publish();
@@ -262,6 +275,7 @@ export class KubeSource implements MetaSource {
   #tell(entry: Entry, before: Health | undefined, health: Health): void {
     const name = resourceName(entry.resource);
     if (health.name !== "failing") this.#listed.add(entry);
+    if (health.name === "following" && entry.resource === SERVICES) this.#followed = true;
     switch (health.name) {
       case "forbidden":
         return this.#options.log.warn("no right to read a resource; the rest goes on", { resource: name });
