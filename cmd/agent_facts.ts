@@ -2,6 +2,7 @@
 import { type Cidr, cidrContains, parseCidr, parseIp } from "../lib/addr.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts } from "../lib/forward/facts.ts";
+import { unhookedBridges } from "../lib/linux/bridges.ts";
 import { Links } from "../lib/linux/links.ts";
 import type { GuardPolicy } from "../lib/meta/guard.ts";
 import type { MetaReader } from "../lib/meta/model.ts";
@@ -34,15 +35,16 @@ export function podCidrs(config: AgentConfig, meta: MetaReader, node: string): C
 
 export function nodeFacts(config: AgentConfig, meta: MetaReader, node: string): NodeFacts {
   const zone = meta.node(node)?.zone;
+  const pods = podCidrs(config, meta, node);
   return {
     node,
     ...(zone === undefined ? {} : { zone }),
     addresses: hostAddresses(config),
-    podCidrs: podCidrs(config, meta, node),
+    podCidrs: pods,
     routable: [],
     mesh4: config.mesh.address,
     mesh6: config.mesh.address6 === "off" ? undefined : config.mesh.address6,
-    hairpinLinks: [],
+    hairpinLinks: unhookedBridges((ip) => pods.some((cidr) => cidrContains(cidr, ip))),
   };
 }
 

@@ -6,7 +6,7 @@ purpose=${1:-demo}
 here=$(dirname "$0")
 
 commands="ip:iproute2 nft:nftables curl:curl dig:dnsutils redis-cli:redis-tools ping:iputils-ping"
-[ "$purpose" = demo ] || commands="$commands shellcheck:shellcheck tcpdump:tcpdump socat:socat"
+[ "$purpose" = demo ] || commands="$commands shellcheck:shellcheck tcpdump:tcpdump socat:socat wrk:wrk"
 missing=
 for entry in $commands; do
   command -v "${entry%%:*}" >/dev/null 2>&1 || missing="$missing ${entry#*:}"

@@ -85,6 +85,7 @@ export class Forwarder {
   #problem: string | undefined;
   #repairs = 0;
   #lookMs = 0;
+  #accessLog: boolean;
   #timer: CancelTimer | undefined;
   #closed = false;
 
@@ -110,7 +111,15 @@ export class Forwarder {
       kit: new PipeKit(deps.defer),
       facts: () => this.#facts,
     };
-    this.#tcp = new TcpForwarder({ ...shared, ...options });
+    this.#accessLog = options.accessLog;
+    const accessLog = () => this.#accessLog;
+    this.#tcp = new TcpForwarder({
+      ...shared,
+      connectTimeoutMs: options.connectTimeoutMs,
+      get accessLog() {
+        return accessLog();
+      },
+    });
     this.#udp = new UdpForwarder({ ...shared, idleMs: options.udpIdleMs });
     this.#upkeep = new Upkeep({ rules: deps.rules, conntrack: deps.rules.conntrack, log });
     this.#incoming = new Incoming({
@@ -140,6 +149,11 @@ export class Forwarder {
   setConfig(config: ForwardConfig): Promise<void> {
     this.#config = config;
     return this.#sync();
+  }
+
+  /** Switches the line per finished connection on or off; connections that began without one have none. */
+  setAccessLog(on: boolean): void {
+    this.#accessLog = on;
   }
 
   /** A stream that another node opened through the tunnel. */

@@ -160,6 +160,8 @@ for (const [what, original, client, code] of refusals) {
     bench.loop.run();
     assert.equal(end.closed, code);
     assert.deepEqual(bench.forwarder.status().refused, { [code]: 1 });
+    const spoken = bench.sink.lines.some((line) => line.includes("mesh.podCIDRs"));
+    assert.equal(spoken, client !== undefined, "a pod network that was not declared must be seen");
   });
 }
 

@@ -40,8 +40,12 @@ export interface TcpDeps {
   readonly accessLog: boolean;
 }
 
+/** How often strangers are spoken of: an operator should see a pod network that was not declared, not each packet. */
+const STRANGER_LOG_MS = 60_000;
+
 export class TcpForwarder {
   readonly #deps: TcpDeps;
+  #strangerLogged = -STRANGER_LOG_MS;
 
   constructor(deps: TcpDeps) {
     this.#deps = deps;
@@ -71,9 +75,23 @@ export class TcpForwarder {
     const found = index.find("TCP", original, facts.addresses);
     if (!found) return "NO_SERVICE";
     // Cluster addresses serve this host and its pods, whoever else can route packets here.
-    if (found.frontend.kind === "cluster-ip" && !isOurs(remote.ip, facts)) return "NOT_ALLOWED";
+    if (found.frontend.kind === "cluster-ip" && !isOurs(remote.ip, facts)) {
+      this.#speakOf(remote.ip, found);
+      return "NOT_ALLOWED";
+    }
     if (connections.full) return "LIMIT";
     return found;
+  }
+
+  #speakOf(stranger: string, { port }: Found): void {
+    const now = this.#deps.clock.now();
+    if (now - this.#strangerLogged < STRANGER_LOG_MS) return;
+    this.#strangerLogged = now;
+    this.#deps.log.warn("Refused a client that is neither this host nor in its pod networks", {
+      client: stranger,
+      service: port.id,
+      try: "add its network to mesh.podCIDRs if it is a pod's",
+    });
   }
 }
 
@@ -242,7 +260,8 @@ class Connection implements Tracked, StreamHandler {
       way.bytesOut += this.#joined.forward;
       way.bytesIn += this.#joined.backward;
     }
-    if (this.#deps.accessLog) this.#accessLine(reason);
+    // Switched on meanwhile: who the client was is not known any more.
+    if (this.#deps.accessLog && this.#accepted) this.#accessLine(reason);
   }
 
   #way(slot: Slot) {
