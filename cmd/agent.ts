@@ -236,6 +236,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     async reconfigure(next) {
       live = next;
       guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+      forwarder?.setAccessLog(live.forward.accessLog);
       await forwarder?.setConfig(forwardConfig(live, cidrs));
       if (!live.dns.enabled) {
         dns?.close();

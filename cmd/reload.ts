@@ -12,6 +12,7 @@ export const LIVE: Readonly<Record<Role, ReadonlySet<string>>> = {
   agent: new Set([
     "log.level",
     "dns.enabled",
+    "forward.accessLog",
     "forward.externalIPs",
     "forward.hostPorts",
     "forward.allowPrivateExternalEndpoints",

@@ -8,10 +8,10 @@ const agent = (text: string) => loadConfig("agent", { flags: {}, env: {}, file: 
 Deno.test("reload: what can change does, what cannot is named and stays as it was", () => {
   const before = agent("dns: { zone: a.local }\n");
   const wanted = agent(
-    "nodeName: x\nlog: { level: debug }\ndns: { zone: b.local, enabled: false }\nforward: { hostPorts: [22] }\n",
+    "nodeName: x\nlog: { level: debug }\ndns: { zone: b.local, enabled: false }\nforward: { hostPorts: [22], accessLog: true }\n",
   );
   const { next, applied, waiting } = planReload("agent", before, wanted);
-  assert.deepEqual(applied, ["log.level", "dns.enabled", "forward.hostPorts"]);
+  assert.deepEqual(applied, ["log.level", "dns.enabled", "forward.hostPorts", "forward.accessLog"]);
   assert.deepEqual(waiting, ["nodeName", "dns.zone"]);
   assert.deepEqual([next.log.level, next.dns.enabled, next.dns.zone, next.nodeName], [
     "debug",

@@ -127,6 +127,34 @@ Deno.test("forwarder: a connection to an endpoint of another node goes through t
   );
 });
 
+Deno.test("forwarder: the access log goes on and off while connections run; who was not noted has no line", async () => {
+  await using bench = new Bench({ accessLog: false });
+  await bench.serve(web([away(3)]));
+  bench.tunnel.onStream = (stream) => void new Collector(stream);
+  const lines = () => bench.sink.lines.filter((l) => l.includes("access from=")).length;
+  const open = () => {
+    const client = bench.connect();
+    bench.loop.run();
+    return client;
+  };
+  const end = (client: Collector) => {
+    client.stream.reset("RESET");
+    bench.loop.run();
+  };
+  const before = open();
+  bench.forwarder.setAccessLog(true);
+  const noted = open();
+  end(before);
+  assert.equal(lines(), 0);
+  end(noted);
+  assert.equal(lines(), 1);
+  const silenced = open();
+  bench.forwarder.setAccessLog(false);
+  end(silenced);
+  assert.equal(lines(), 1);
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
 Deno.test("forwarder: kernel-way Services never meet the agent, and stay when it goes", async () => {
   const bench = new Bench();
   await bench.serve(web([here(5)]));
