@@ -1,20 +1,37 @@
 #!/bin/sh
 # Runs every test from a fresh clone: format, lint, types, unit, contract and the lab with the built executable.
 #   ./scripts/test.sh            the default run (CI's)
-#   ./scripts/test.sh --full     the long lab and fuzz runs as well
-# Ends with one line: N passed, N failed
+#   ./scripts/test.sh --full     with the long runs: 10^6 fuzz inputs, and the tests that EDGEMESH_TEST=full asks for
+# EDGEMESH_LAB=skip leaves the lab out, and says so. Ends with one line: N passed, N failed
 set -eu
 cd "$(dirname "$0")/.."
-full=${1:-}
+full=
+case ${1:-} in '' | --one) ;; --full) full=1 ;; *) echo "usage: $0 [--full]" >&2 && exit 2 ;; esac
 deno=./scripts/deno
+export NO_COLOR=1 DENO_NO_UPDATE_CHECK=1
+# Lab files mostly wait, for round trips and timers: two at once keep two cores busy and nobody waits for anybody.
+jobs=${EDGEMESH_TEST_JOBS:-2}
+if [ -n "$full" ]; then export EDGEMESH_TEST=full EDGEMESH_TEST_FILE_SECONDS=1800; fi
+# One file's run. Most take less than half a minute.
+file_seconds=${EDGEMESH_TEST_FILE_SECONDS:-240}
+
 log=$(mktemp -d)
+# What a broken-off lab leaves is removed by the next one.
+trap 'exit 130' INT TERM HUP
 trap 'rm -rf "$log"' EXIT
 passed=0
 failed=0
-
-./scripts/need.sh test
+skipped=0
+broken=
+started=$(date +%s)
+section=$started
 
 say() { printf '\n== %s\n' "$1"; }
+took() {
+  now=$(date +%s)
+  printf -- '-- %s: %d s\n' "$1" $((now - section))
+  section=$now
+}
 
 # A plain check counts as one test.
 check() { # name, command…
@@ -25,47 +42,112 @@ check() { # name, command…
     echo "$name ... ok"
   else
     failed=$((failed + 1))
+    broken="$broken
+  $name"
     cat "$log/out"
     echo "$name ... FAILED"
   fi
 }
 
-# A test run: its own numbers are added up.
-tests() { # name, deno test arguments…
-  say "$1"
-  shift
-  status=0
-  NO_COLOR=1 $deno test -A --quiet "$@" >"$log/out" 2>&1 || status=$?
-  grep -vE '^(running [0-9]+ tests? from|$)' "$log/out" || true
-  line=$(grep -E '^(ok|FAILED) \| ' "$log/out" | tail -n 1)
-  p=$(printf '%s' "$line" | sed -n 's/.*| \([0-9]*\) passed.*/\1/p')
-  f=$(printf '%s' "$line" | sed -n 's/.*| \([0-9]*\) failed.*/\1/p')
-  passed=$((passed + ${p:-0}))
-  failed=$((failed + ${f:-0}))
-  # A run that broke before it could count is a failure, too.
-  if [ "$status" != 0 ] && [ "${f:-0}" = 0 ]; then failed=$((failed + 1)); fi
+# What a test run said, without what only the runner finds interesting.
+show() {
+  grep -vE '^(running [0-9]+ tests? from .*|------- output -------|----- output end -----|Stack backtrace:|   0: <unknown>|)$' "$1" || true
 }
 
+# Adds a test run's own numbers up.
+add_up() { # name, file with its output, exit code
+  line=$(grep -E '^(ok|FAILED) \| ' "$2" | tail -n 1)
+  count() { printf '%s' "$line" | sed -n "s/.*| \([0-9]*\) $1.*/\1/p"; }
+  p=$(count passed)
+  f=$(count failed)
+  i=$(count ignored)
+  # A run that broke before it could count, or found no test at all, is a failure, too.
+  why=
+  if [ "$3" = 124 ]; then
+    why="took longer than $file_seconds s"
+  elif [ "$3" != 0 ] && [ "${f:-0}" = 0 ]; then
+    why="ended with exit code $3"
+  elif [ "$((${p:-0} + ${f:-0} + ${i:-0}))" = 0 ]; then
+    why="has no tests"
+  fi
+  [ -z "$why" ] || f=$((${f:-0} + 1))
+  passed=$((passed + ${p:-0}))
+  failed=$((failed + ${f:-0}))
+  skipped=$((skipped + ${i:-0}))
+  [ "${f:-0}" = 0 ] || broken="$broken
+  $1: $why$(sed -n 's/ => \.\/.*//p' "$2" | sort -u | sed '2,$s/^/    /')"
+}
+
+# Every file in a process of its own, several at a time; each file's output is shown in one piece when it is through.
+# The largest first: they tend to take longest, and the last one should not be alone.
+apart() { # name, files…
+  name=$1
+  say "$name"
+  shift
+  # shellcheck disable=SC2012,SC2011 # our own names: no blanks, no line breaks
+  ls -S "$@" | xargs -P "$jobs" -I '{}' ./scripts/test.sh --one "$log" '{}' || true
+  for file in "$@"; do
+    out=$log/$(printf '%s' "$file" | tr / -)
+    add_up "$file" "$out" "$(cat "$out.status" 2>/dev/null || echo 1)"
+  done
+  took "$name"
+}
+
+# One file of `apart`, in a process of its own: types were checked for all sources at once before.
+one() { # folder for results, file
+  out=$1/$(printf '%s' "$2" | tr / -)
+  status=0
+  timeout -k 10 "$file_seconds" $deno test -A --quiet --no-check "$2" >"$out" 2>&1 || status=$?
+  echo "$status" >"$out.status"
+  { echo "$2" && show "$out"; } >"$out.shown"
+  flock "$1" cat "$out.shown"
+}
+
+# Files with tests in folders; a folder may be missing or empty.
+tests_in() { for folder in "$@"; do find "$folder" -name '*_test.ts' 2>/dev/null; done | LC_ALL=C sort; }
+
+if [ "${1:-}" = --one ]; then
+  trap - EXIT
+  rmdir "$log"
+  one "$2" "$3"
+  exit
+fi
+
+./scripts/need.sh test
 say "house"
 check "format" $deno fmt --check --quiet
 check "lint" $deno lint --quiet
 check "types" $deno check --quiet main.ts cmd/ lib/ tests/ scripts/
 check "shell scripts" shellcheck -S warning scripts/deno scripts/*.sh .ci/run
+took house
 say "build"
 check "build" $deno task --quiet build
-tests "unit" --parallel cmd/ lib/ tests/arch_test.ts tests/docs_test.ts
-tests "contract" tests/contract/
-tests "fuzz" tests/fuzz/
-tests "conformance" tests/conformance/
+took build
+say unit
+status=0
+$deno test -A --quiet --no-check --parallel cmd/ lib/ tests/arch_test.ts tests/docs_test.ts >"$log/out" 2>&1 || status=$?
+show "$log/out"
+add_up unit "$log/out" "$status"
+took unit
+folders="tests/contract tests/fuzz tests/conformance tests/kube"
+name="contract, fuzz, conformance, kube"
 if [ "${EDGEMESH_LAB:-}" = skip ]; then
-  echo "lab: skipped because EDGEMESH_LAB=skip"
+  echo "the lab is skipped because EDGEMESH_LAB=skip"
 else
-  tests "lab" tests/lab/
+  folders="$folders tests/lab"
+  name="$name, lab"
 fi
-if [ "$full" = --full ]; then
+# shellcheck disable=SC2046,SC2086 # lists of names without blanks
+apart "$name" $(tests_in $folders)
+if [ -n "$full" ]; then
   say "full"
-  for task in fuzz lab:full; do check "$task" $deno task --quiet "$task"; done
+  check "fuzz, 10^6 inputs" $deno task --quiet fuzz
+  took full
 fi
 
-printf '\n%d passed, %d failed\n' "$passed" "$failed"
+printf '\n'
+[ "$skipped" = 0 ] || printf '%d skipped: the lines above with "ignored" say which, and the lines before them why\n' "$skipped"
+[ -z "$broken" ] || printf 'failed:%s\n' "$broken"
+printf 'in %d s\n' $(($(date +%s) - started))
+printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" = 0 ]

@@ -21,6 +21,13 @@ export function labTest(name: string, fn: (t: Deno.TestContext) => Promise<void>
   });
 }
 
+/** A lab test that takes minutes: runs with `scripts/test.sh --full` (EDGEMESH_TEST=full) only, and says so otherwise. */
+export function longLabTest(name: string, fn: (t: Deno.TestContext) => Promise<void>): void {
+  if (Deno.env.get("EDGEMESH_TEST") === "full") return labTest(name, fn);
+  say(`skipped because it takes minutes; EDGEMESH_TEST=full runs it: ${name}`);
+  Deno.test({ name, ignore: true, fn });
+}
+
 /** A line for whoever reads the run: a number that was measured, a reason why something was not done. */
 export function say(line: string): void {
   Deno.stdout.writeSync(new TextEncoder().encode(`${line}\n`));
