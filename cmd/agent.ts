@@ -175,7 +175,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
   const paths = agentPaths({ config, identity, loop, log, virtual: () => [...cidrs, ...facts.podCidrs] });
   const tunnel: AgentTunnel = makeTunnel({
-    paths: paths?.options,
+    paths: paths.options,
     config,
     identity,
     log,
@@ -266,7 +266,8 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   stack.defer(watchHost(loop, () => {
     dns?.networkChanged();
     refresh();
-    if (paths?.refresh()) tunnel.networkChanged();
+    const addresses = paths.refresh();
+    if (addresses) tunnel.networkChanged(addresses);
   }));
 
   if (config.tunnel.enabled) {

@@ -28,22 +28,34 @@ export interface AgentPathsParts {
 }
 
 export interface AgentPaths {
-  readonly options: AgentPathsOptions;
-  /** Reads this host's addresses and default routes anew; whether they have changed. */
-  refresh(): boolean;
+  /** What direct paths need; undefined when they are switched off. */
+  readonly options: AgentPathsOptions | undefined;
+  /** Looks at this host's network anew: all its addresses when something about it has changed. */
+  refresh(): ReadonlySet<string> | undefined;
 }
 
-/** What direct paths need; undefined when they are switched off. Throws CONFIG_INVALID. */
-export function agentPaths(parts: AgentPathsParts): AgentPaths | undefined {
+/** Throws CONFIG_INVALID. */
+export function agentPaths(parts: AgentPathsParts): AgentPaths {
+  let { host, text, addresses } = readHost(parts);
+  return {
+    options: pathsOptions(parts, () => host),
+    refresh() {
+      const before = text;
+      ({ host, text, addresses } = readHost(parts));
+      return text === before ? undefined : addresses;
+    },
+  };
+}
+
+function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[]): AgentPathsOptions | undefined {
   const { config, identity, loop } = parts;
   const { mode, listen, advertise, directNetworks, punchPorts } = config.tunnel;
   if (mode === "off") return undefined;
-  let { host, text } = readHost(parts);
-  const options: AgentPathsOptions = {
+  return {
     eager: mode === "eager",
     sockets: { loop, leg: (stream) => legOfFd(loop.takeFd(stream)) },
     keys: () => identity.anchors.map((anchor) => createHash("sha256").update(anchor.spki).digest()),
-    host: () => host,
+    host,
     listen: listen === "off" ? undefined : parseHostPort(listen)!,
     advertise: advertise.map((text) => {
       const at = parseHostPort(text);
@@ -53,14 +65,6 @@ export function agentPaths(parts: AgentPathsParts): AgentPaths | undefined {
     allowed: directNetworks.map((text) => parseCidr(text)!),
     punchPorts,
     openLan: config.tunnel.discovery ? (onDatagram) => openLan(parts, onDatagram) : undefined,
-  };
-  return {
-    options,
-    refresh() {
-      const before = text;
-      ({ host, text } = readHost(parts));
-      return text !== before;
-    },
   };
 }
 
@@ -80,13 +84,15 @@ function openLan({ loop, log }: AgentPathsParts, onDatagram: OnDatagram): LanSoc
 }
 
 /** Pods come and go all day; what counts for paths is where this host is, and which way leads out. */
-function readHost({ virtual }: AgentPathsParts): { readonly host: readonly LanAddress[]; readonly text: string } {
+function readHost({ virtual }: AgentPathsParts) {
   const links = new Links();
   try {
-    const host = lanAddresses(links.list(), links.addresses(), virtual());
+    const all = links.addresses();
+    const host: readonly LanAddress[] = lanAddresses(links.list(), all, virtual());
     const ways = links.routes().filter((route) => route.to.bits === 0 && route.table === RT_TABLE_MAIN);
     const text = JSON.stringify([host, ways.map((way) => [way.index, way.gateway, way.source])]);
-    return { host, text };
+    const addresses: ReadonlySet<string> = new Set(all.map((address) => address.ip));
+    return { host, text, addresses };
   } finally {
     links.close();
   }

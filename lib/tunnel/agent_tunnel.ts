@@ -68,16 +68,11 @@ export class AgentTunnel {
   readonly #clock: Clock;
   readonly #node: string;
   readonly #ending = new AbortController();
-  readonly #host: () => readonly { readonly ip: string }[];
-  /** Addresses this host has had since the start. */
-  readonly #had = new Set<string>();
 
   constructor(options: AgentTunnelOptions) {
     const { clock, log, credentials, random, node, events, paths } = options;
     this.#clock = clock;
     this.#node = node;
-    this.#host = () => paths?.host() ?? [];
-    for (const { ip } of this.#host()) this.#had.add(ip);
     this.#engine = new PortableEngine({ clock, credentials, verify: options.verifyNode });
     const control = {
       ...options,
@@ -143,18 +138,21 @@ export class AgentTunnel {
     this.servers.start();
   }
 
-  /** Addresses or routes of this host changed: ways that failed may work, and ways that worked may not. */
-  networkChanged(): void {
-    const now = new Set(this.#host().map(({ ip }) => ip));
+  /**
+   * Addresses or routes of this host changed: ways that failed may work, and ways that worked may not. `addresses` are
+   * all it has now, also on links that are down: a connection from any other is dead, one over a pulled cable may live on.
+   */
+  networkChanged(addresses: ReadonlySet<string>): void {
     for (const client of this.servers.clients) {
-      const from = client.ends?.local.ip;
-      // A link that is only down may be up again with the same address, and the connection lives on.
-      if (from !== undefined && now.size > 0 && this.#had.has(from) && !now.has(from)) client.moved();
+      if (client.ends && !addresses.has(client.ends.local.ip)) client.moved();
     }
-    for (const ip of now) this.#had.add(ip);
     this.servers.retryNow();
-    this.paths?.networkChanged();
+    this.paths?.networkChanged(addresses);
     this.manager.retryNow();
+    // An answer that does not come is what makes a path be doubted.
+    for (const { node, state } of this.manager.status().peers) {
+      if (state === "up") this.manager.ping(node).catch(() => {});
+    }
   }
 
   /** Ends sessions, lets peers hear of it, and ends the connections. Takes {@link GOODBYE_MS} at most. */

@@ -327,6 +327,32 @@ labTest("a direct path that is cut costs a pause and no byte; it comes back afte
   });
 });
 
+labTest("a node gets another address under a stream: a pause, no byte lost, and direct again", async () => {
+  const sites = [{ nat: "cone" }, { nat: "cone" }] as const;
+  await withPair({ sites, way: wayBetween("site-1", "site-2") }, async (pair) => {
+    const { ns } = pair.from.node.host;
+    await untilDirect(pair);
+    const longest = await watched(pair, async () => {
+      await pause(1_000);
+      await ns.ip(
+        "addr flush dev eth0",
+        "addr add 192.168.1.77/24 dev eth0",
+        "route add default via 192.168.1.1 dev eth0",
+      );
+      const start = systemClock.now();
+      // What is left of the old connections is less than this.
+      await pause(2_000);
+      await untilBytesPass(pair, 20_000);
+      tell(`direct again ${Math.round(systemClock.now() - start)} ms after the change`);
+      await pause(1_000);
+    });
+    tell(`longest pause of a stream that was echoed every 20 ms: ${longest} ms`);
+    assert.ok(longest < 6_000, `the stream stood still for ${longest} ms`);
+    const { direct, server } = await transfer(pair, MB);
+    assert.ok(direct >= MB && server < MB / 4, `${direct} direct, ${server} at the server: ${await shown(pair)}`);
+  });
+});
+
 labTest(
   "A17: same LAN: with the uplink cut, the server dead and the agents started anew, they find each other",
   async (t) => {

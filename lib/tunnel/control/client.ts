@@ -94,8 +94,9 @@ export class ControlClient {
     if (phase === "up") this.#live?.stop("SHUTDOWN", true);
   }
 
-  /** Tries at once instead of waiting on: the network has changed. */
+  /** Tries at once instead of waiting on, and doubts a connection that stands: the network has changed. */
   retryNow(): void {
+    this.#live?.probe();
     if (this.#state.phase !== "waiting") return;
     this.#cancelWait?.();
     void this.#connect();

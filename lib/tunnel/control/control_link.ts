@@ -16,6 +16,8 @@ export const CONNECT_MS = 10_000;
 const PING_MS = 15_000;
 /** An answer that takes longer counts as missed, and the next ping follows at this pace. */
 const PONG_MS = 5_000;
+/** The same after the network has changed: three seconds decide whether the server still hears us. */
+const PROBE_MS = 1_000;
 /** Missed answers, with nothing else heard, after which the connection is dead: 30 s after the last sign of life at most. */
 const MISSED = 3;
 /** A renewal that takes longer is given up; the next one is tried by whoever asked. */
@@ -42,6 +44,7 @@ export class ControlLink {
   #welcomed = false;
   #missed = 0;
   #heard = false;
+  #urgent = false;
   #goAway: MeshError | undefined;
   #metaFirst = false;
   #over = false;
@@ -109,6 +112,14 @@ export class ControlLink {
   /** Asks for the server's time now; the answer improves {@link offset}. */
   ping(): void {
     this.#ping();
+  }
+
+  /** The network has changed: finds out soon whether the connection lives. */
+  probe(): void {
+    if (this.#over || !this.#welcomed) return;
+    this.#cancel();
+    this.#urgent = this.#heard = true;
+    this.#beat();
   }
 
   /** Ends it; `tell`: also the server. */
@@ -191,8 +202,9 @@ export class ControlLink {
     this.#heard = false;
     this.#ping();
     const { clock } = this.#options;
-    this.#cancel = clock.timer(PONG_MS, () => {
+    this.#cancel = clock.timer(this.#urgent ? PROBE_MS : PONG_MS, () => {
       if (!this.#heard) return this.#beat();
+      this.#urgent = false;
       this.#cancel = clock.timer(PING_MS - PONG_MS, () => this.#beat());
     });
   }

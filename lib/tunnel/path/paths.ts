@@ -4,11 +4,11 @@
  * no direct path.
  */
 import type { Duplex } from "node:stream";
-import { type Cidr, familyOf, isPrivate } from "../../addr.ts";
+import { type Cidr, familyOf, isPrivate, parseIp } from "../../addr.ts";
 import type { Clock } from "../../clock.ts";
 import { describe, MeshError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { IpPort, OnDatagram } from "../../net.ts";
+import type { IpPort, MeshStream, OnDatagram } from "../../net.ts";
 import type { Carrier, PathKind } from "../carrier.ts";
 import type { CarrierEngine } from "../carriers/engine.ts";
 import type { ControlClient } from "../control/client.ts";
@@ -81,11 +81,18 @@ export class Paths implements PathAgent {
   readonly #listener: AgentListener;
   readonly #puncher: Puncher;
   #discovery: Discovery | undefined;
+  /** Connections that carry or may carry a path, and the address of ours that each was made from. */
+  readonly #legs = new Map<Duplex, string>();
   readonly #peers = new Map<string, Known>();
   /** Sentences about peers without a session. */
   readonly #last = new Map<string, string>();
 
-  constructor(options: PathsOptions) {
+  constructor(given: PathsOptions) {
+    const { loop } = given.sockets;
+    const options = {
+      ...given,
+      sockets: { loop, leg: (stream: MeshStream) => this.#track(given.sockets.leg(stream)) },
+    };
     this.#options = options;
     const { sockets, engine, clock, log, node, keys, host, onCarrier } = options;
     this.#listener = new AgentListener({
@@ -193,6 +200,11 @@ export class Paths implements PathAgent {
 
   /** A server is connected: it learns where we are. */
   serverUp(server: Pick<ControlClient, "sendPath">): void {
+    this.#announce(server);
+    for (const { pursuit } of this.#peers.values()) pursuit.serverUp();
+  }
+
+  #announce(server: Pick<ControlClient, "sendPath">): void {
     const { host, advertise } = this.#options;
     const { port, families } = this.#listener;
     const addresses = ownCandidates(host(), port === 0 ? undefined : { port, families }, {
@@ -208,10 +220,11 @@ export class Paths implements PathAgent {
     for (const { pursuit } of this.#peers.values()) pursuit.unmet("no server is connected");
   }
 
-  /** Our addresses or routes changed. */
-  networkChanged(): void {
+  /** Our addresses or routes changed; `addresses` are all that this host has now. */
+  networkChanged(addresses: ReadonlySet<string>): void {
+    for (const [leg, own] of [...this.#legs]) if (!addresses.has(own)) abortLeg(leg);
     this.#discovery?.hostChanged();
-    for (const server of this.#options.servers()) this.serverUp(server);
+    for (const server of this.#options.servers()) this.#announce(server);
     for (const { pursuit } of this.#peers.values()) pursuit.retryNow();
   }
 
@@ -287,6 +300,15 @@ export class Paths implements PathAgent {
     known.pursuit.stop();
     this.#puncher.forget(peer);
     this.#discovery?.forget(peer);
+  }
+
+  #track(leg: Duplex): Duplex {
+    const own = parseIp((leg as { localAddress?: string }).localAddress ?? "");
+    if (own !== undefined) {
+      this.#legs.set(leg, own);
+      leg.once("close", () => this.#legs.delete(leg));
+    }
+    return leg;
   }
 
   #rules(observed: readonly string[]): DialRules {

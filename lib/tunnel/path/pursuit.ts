@@ -142,6 +142,7 @@ export class Pursuit {
   /** Where the peer is, as a server or the LAN says. */
   learned(from: "server" | "lan", where: Whereabouts): void {
     this.#sources.set(from, where);
+    if (from === "server") this.report.introduced = true;
     const current = this.#try;
     if (current) {
       current.asking = false;
@@ -180,6 +181,11 @@ export class Pursuit {
     if (again) this.#punch(current);
     else current.punch = "over";
     this.#settle();
+  }
+
+  /** A server is there again: a try that lacked one is worth another. */
+  serverUp(): void {
+    if (this.rank < RANK.direct && !this.report.introduced) this.retryNow();
   }
 
   /** Our network or the servers changed: whatever failed before may work now. */

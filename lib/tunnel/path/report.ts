@@ -6,6 +6,8 @@ import type { ReasonCode } from "../../errors.ts";
 const MAX_NAMED = 3;
 
 export class PursuitReport {
+  /** A server said where the peer is. */
+  introduced = false;
   /** Why the servers did not introduce us. */
   meeting: string | undefined;
   /** Why the last round of punching failed. */
@@ -19,6 +21,7 @@ export class PursuitReport {
 
   /** A new try: what the last one found is forgotten. */
   begin(): void {
+    this.introduced = false;
     this.meeting = this.punching = this.nextAt = undefined;
     this.failed.clear();
     this.refused.clear();
