@@ -158,6 +158,8 @@ export class Peer {
   /** The peer or a server came back: no reason to wait on. */
   hint(): void {
     this.#failed = undefined;
+    // A search lasts as long as its slowest part; what failed at its beginning must not wait for that.
+    this.#attempt?.again?.();
     const { kind } = this.#state;
     if (this.#attempt || this.#hopeful || (kind !== "down" && kind !== "connecting")) return;
     this.#failures = 0;

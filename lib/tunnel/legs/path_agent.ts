@@ -15,6 +15,8 @@ export interface PathSink {
 export interface PathAttempt {
   /** Nobody waits any more. Nothing is told afterwards; a carrier that is being made is closed. */
   cancel(): void;
+  /** A server or the peer came back: parts of the search that had failed may work now. */
+  again?(): void;
 }
 
 export interface PathAgent {

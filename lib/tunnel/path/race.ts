@@ -45,6 +45,14 @@ export class Race implements PathAttempt {
     });
   }
 
+  /** A server or the peer came back while this search was under way: the relay may work now. */
+  again(): void {
+    const error = this.#failed;
+    if (this.#over || error === undefined || FINAL.has(error.code)) return;
+    this.#failed = undefined;
+    this.start();
+  }
+
   /** A better carrier than the relay's. */
   deliver(carrier: Carrier): void {
     if (this.#over) return carrier.close("SHUTDOWN");

@@ -9,8 +9,10 @@ function rig() {
   const told: string[] = [];
   let relay: PathSink | undefined;
   let cancelled = false;
+  let connects = 0;
   const agent: PathAgent = {
     connect: (_peer, sink) => {
+      connects++;
       relay = sink;
       return { cancel: () => cancelled = true };
     },
@@ -24,7 +26,7 @@ function rig() {
     },
   });
   race.start();
-  return { race, pursuit, told, relay: relay!, wasCancelled: () => cancelled };
+  return { race, pursuit, told, relay: relay!, wasCancelled: () => cancelled, connects: () => connects };
 }
 
 function carrier(path: PathKind): Carrier & { closed: ReasonCode | undefined } {
@@ -96,4 +98,28 @@ Deno.test("after a cancel nothing is told and what comes is closed", () => {
   relay.onFailed(offline);
   relay.onNote("relay", "x");
   assert.deepEqual([late.closed, better.closed, told, wasCancelled()], ["SHUTDOWN", "SHUTDOWN", [], true]);
+});
+
+Deno.test("a relay that failed is tried again on news while the search goes on, and only then", () => {
+  const { race, pursuit, told, relay, connects } = rig();
+  race.again();
+  assert.equal(connects(), 1, "the relay is still being connected");
+  relay.onFailed(offline);
+  race.again();
+  assert.equal(connects(), 2);
+  race.rested();
+  assert.deepEqual(told, [], "the second one may still work");
+  pursuit.trying = false;
+  race.cancel();
+  race.again();
+  assert.equal(connects(), 2);
+});
+
+Deno.test("news do not bring back a relay that was refused for good", () => {
+  const { race, pursuit, told, relay, connects } = rig();
+  relay.onFailed(new MeshError("REVOKED", "shut out"));
+  race.again();
+  assert.equal(connects(), 1);
+  assert.deepEqual(told, ["failed REVOKED"]);
+  assert.equal(pursuit.trying, true);
 });
