@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { codeOf, type ReasonCode, REASONS } from "../lib/errors.ts";
+import { codeOf, type MeshError, type ReasonCode, REASONS } from "../lib/errors.ts";
 import type { ServiceStatus } from "../lib/status.ts";
 import { parsePeriod } from "./period.ts";
 import { goesOn, pingLine, type PingResult, summarize, summaryText } from "./ping_report.ts";

@@ -44,7 +44,7 @@ async function withPort(test: (rig: Rig) => Promise<void>): Promise<void> {
         socket.on("error", (e) => ended((e as { code?: string }).code ?? "error"));
         socket.on("close", () => ended("closed"));
       });
-      socket.on("data", (d) => got.push(d));
+      socket.on("data", (d) => got.push(d as Uint8Array));
       socket.once("error", reject);
       socket.once("connect", () => {
         if (say) socket.write(say);
