@@ -5,7 +5,7 @@
 import "../../lib/linux/preload.ts";
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { systemClock } from "../../lib/clock.ts";
+import { pause, systemClock } from "../../lib/clock.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { inNamespace, mayMakeNamespaces, run } from "../../lib/linux/testing.ts";
 import { nullLogger } from "../../lib/log.ts";
@@ -198,6 +198,66 @@ test("a peer that starts anew is found again by who has streams to it", async (w
   const again = await rig.agent("edge-b", server.url, { paths: lan.paths("10.9.0.2") });
   await request(a, "edge-b");
   await a.until(() => pathTo(a, "edge-b") === "lan" && pathTo(again, "edge-a") === "lan");
+});
+
+/** A stream that is echoed block by block: every byte must come back in order, however the path changes. */
+async function steady(from: TestAgent, to: string, change: () => Promise<void>): Promise<number> {
+  const client = from.dial(to);
+  let longest = 0;
+  let last = systemClock.now();
+  const hashes = [createHash("sha256"), createHash("sha256")] as const;
+  client.onBytes = (bytes) => {
+    hashes[1].update(bytes);
+    longest = Math.max(longest, systemClock.now() - last);
+    last = systemClock.now();
+  };
+  let going = true;
+  const writing = (async () => {
+    for (let i = 0; going; i++) {
+      const block = new Uint8Array(1000).fill(i);
+      hashes[0].update(block);
+      await client.write(block);
+      await pause(10);
+    }
+    client.stream.closeWrite();
+  })();
+  await change();
+  going = false;
+  await writing;
+  await client.until(() => client.ended || client.over);
+  assert.equal(client.reason, undefined);
+  assert.equal(hashes[1].digest("hex"), hashes[0].digest("hex"));
+  return longest;
+}
+
+test("a LAN path that swallows everything is doubted, and the relay takes over without losing a byte", async (world) => {
+  const { a, b } = await pair(world);
+  await request(a, "edge-b");
+  await a.until(() => pathTo(a, "edge-b") === "lan" && pathTo(b, "edge-a") === "lan");
+  const longest = await steady(a, "edge-b", async () => {
+    // Within two seconds of its beginning a LAN path is not given up for the relay.
+    await pause(2_200);
+    run("nft", "add table inet cut");
+    run("nft", "add chain inet cut input { type filter hook input priority 0; }");
+    for (const end of ["sport", "dport"]) run("nft", `add rule inet cut input tcp ${end} 20006 drop`);
+    await a.until(() => pathTo(a, "edge-b") === "relay" && pathTo(b, "edge-a") === "relay");
+  });
+  assert.ok(longest < 4_000, `the stream stood still for ${longest} ms`);
+  // A carrier that was closed in order waits this long for its goodbye to be read.
+  await pause(1_100);
+});
+
+test("paths from an address that is gone end at once, and the stream goes on", async (world) => {
+  const { a, b } = await pair(world);
+  await request(a, "edge-b");
+  await a.until(() => pathTo(a, "edge-b") === "lan" && pathTo(b, "edge-a") === "lan");
+  const longest = await steady(a, "edge-b", async () => {
+    await pause(100);
+    a.tunnel.networkChanged(new Set(["127.0.0.1"]));
+    await a.until(() => pathTo(a, "edge-b") !== "lan");
+    await a.until(() => pathTo(a, "edge-b") === "lan" && pathTo(b, "edge-a") === "lan");
+  });
+  assert.ok(longest < 1_500, `the stream stood still for ${longest} ms`);
 });
 
 test("twenty pairs of dials at the same moment: every stream lives, both settle on the LAN", async (world) => {
