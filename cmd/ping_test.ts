@@ -61,6 +61,7 @@ Deno.test("ping: what a name means", () => {
     } catch (e) {
       return (e as MeshError).hint;
     }
+    return undefined;
   };
   assert.equal(hint("wep.default"), "default/web, or: edgemesh services");
   assert.equal(hint("web.shop"), "default/web, or: edgemesh services");
