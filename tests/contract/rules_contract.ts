@@ -420,6 +420,8 @@ export function rulesContract(name: string, open: () => Promise<RulesBench>): vo
         `flush map inet ${TABLE} services4`,
         `flush chain inet ${TABLE} svc-shop/web/tcp/80/v4/in`,
         `add element inet ${TABLE} vips4 { 10.96.7.7 }`,
+        `add element inet ${TABLE} refused4 { 10.97.0.0/24 }`,
+        `add element inet ${TABLE} refused4 { 10.98.0.1-10.98.0.9 }`,
         `add rule inet ${TABLE} dispatch accept`,
         `delete table inet ${TABLE}`,
       ]

@@ -1,4 +1,5 @@
 /** From one ruleset, or from what the kernel holds, to another: the smallest list of operations. Pure. */
+import { parseCidr } from "../../addr.ts";
 import {
   type Chain,
   chainTag,
@@ -156,9 +157,15 @@ function fragmentsOf(ruleset: Ruleset, table: string): TableFragment[] {
   return out;
 }
 
-/** Sets and base chains are made with the table; when one is missing or hooked elsewhere the table is made anew. */
+/**
+ * Sets and base chains are made with the table; when one is missing or hooked elsewhere the table is made anew. So it is
+ * when somebody has put a range into a set of networks: back ends have no common word for that.
+ */
 function sameStatic(held: TableState, table: Table): boolean {
-  return table.sets.every((set) => held.sets.has(set.name)) &&
+  return table.sets.every((set) => {
+    const elements = held.sets.get(set.name);
+    return elements && (!set.interval || [...elements.keys()].every((key) => parseCidr(key) !== undefined));
+  }) &&
     table.chains.every((chain) => {
       const got = held.chains.get(chain.name);
       return got !== undefined && JSON.stringify(got.hook) === JSON.stringify(chain.hook);

@@ -1,5 +1,5 @@
 /** The first back end: nf_tables over netlink. No process per change, and tables that end with the agent. */
-import { type Cidr, familyOf, ipBytes, ipFromBytes, parseCidr } from "../../addr.ts";
+import { parseCidr } from "../../addr.ts";
 import { assertNever, MeshError } from "../../errors.ts";
 import { Batch, type SetElement } from "../../linux/nftables/batch.ts";
 import { NftablesConnection } from "../../linux/nftables/connection.ts";
@@ -7,6 +7,7 @@ import { ConntrackTable } from "../../linux/nftables/conntrack.ts";
 import { listChains, listElements, listRuleComments, listSets, listTables } from "../../linux/nftables/listing.ts";
 import type { KernelRules, Operation, RulesState, TableState } from "./kernel.ts";
 import { decodeAtoms, encodeAtoms } from "./netlink_atoms.ts";
+import { intervalElements, networksOf } from "./netlink_intervals.ts";
 import { writeRule } from "./netlink_rule.ts";
 import { type Chain, chainTag, type Element, elementValue, type SetSpec, type Table } from "./ruleset.ts";
 
@@ -94,7 +95,7 @@ export class NetlinkRules implements KernelRules {
     if (!spec || spec.learned !== undefined) return out;
     const listed = listElements(this.#kernel.socket, table, set);
     if (spec.interval) {
-      for (const cidr of intervals(listed)) out.set(cidr, "");
+      for (const cidr of networksOf(listed)) out.set(cidr, "");
       return out;
     }
     for (const { key, value } of listed) {
@@ -165,45 +166,4 @@ export class NetlinkRules implements KernelRules {
 function writeRules(batch: Batch, table: string, chain: Chain): void {
   const tag = chainTag(chain);
   for (const rule of chain.rules) batch.addRule(table, chain.name, tag, (w) => writeRule(w, rule));
-}
-
-/** An interval set holds the first address of a network and, marked as an end, the first one behind it. */
-function* intervalElements(cidr: Cidr): Generator<SetElement> {
-  const first = ipBytes(cidr.ip);
-  yield { key: first };
-  const behind = addBit(first, cidr.bits);
-  // Nothing lies behind a network that ends with the last address.
-  if (behind) yield { key: behind, intervalEnd: true };
-}
-
-function addBit(ip: Uint8Array, bits: number): Uint8Array | undefined {
-  const out = ip.slice();
-  if (bits === 0) return undefined;
-  let carry = 1 << (7 - (bits - 1) % 8);
-  for (let i = (bits - 1) >> 3; i >= 0 && carry > 0; i--) {
-    const sum = out[i]! + carry;
-    out[i] = sum & 0xff;
-    carry = sum >> 8;
-  }
-  return carry > 0 ? undefined : out;
-}
-
-/** Pairs starts and ends of an interval set; an interval that is no network shows as `first-end`. */
-function intervals(listed: readonly { readonly key: Uint8Array; readonly intervalEnd: boolean }[]): string[] {
-  const compare = (a: Uint8Array, b: Uint8Array) => {
-    for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return a[i]! - b[i]!;
-    return 0;
-  };
-  const ends = listed.filter((e) => e.intervalEnd).map((e) => e.key).sort(compare);
-  return listed.filter((e) => !e.intervalEnd).map(({ key }) => {
-    const end = ends.find((e) => compare(e, key) > 0);
-    const ip = ipFromBytes(key);
-    for (let bits = familyOf(ip) === 4 ? 32 : 128; bits >= 0; bits--) {
-      const behind = addBit(key, bits);
-      if (behind === undefined ? end === undefined : end !== undefined && compare(behind, end) === 0) {
-        return `${ip}/${bits}`;
-      }
-    }
-    return `${ip}-${end ? ipFromBytes(end) : "last"}`;
-  });
 }

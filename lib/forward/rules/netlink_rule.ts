@@ -118,13 +118,19 @@ function load(
   start = REGISTER_0,
 ): { readonly start: number; readonly end: number } {
   let at = start;
-  for (const part of parts) {
+  for (let i = 0; i < parts.length; i++) {
+    const part = parts[i]!;
     if (typeof part === "string") {
       loadField(w, part, family, at);
       at += paddedBytes(typeOf(part, family)) / 4;
+    } else if (typeof part === "number") {
+      // Numbers that follow each other are one value: an expression less for each of thousands of rules.
+      const numbers = [part];
+      while (typeof parts[i + 1] === "number") numbers.push(parts[++i] as number);
+      immediate(w, host32(...numbers), at);
+      at += numbers.length;
     } else {
-      if (typeof part === "number") immediate(w, host32(part), at);
-      else loadPick(w, part, family, at);
+      loadPick(w, part, family, at);
       at++;
     }
   }
@@ -182,10 +188,11 @@ function nfproto(family: Family): number {
   return family === 4 ? NFPROTO_IPV4 : NFPROTO_IPV6;
 }
 
-/** A number as a register holds it: host order, little endian on both machine types. */
-function host32(value: number): Uint8Array {
-  const out = new Uint8Array(4);
-  new DataView(out.buffer).setUint32(0, value, true);
+/** Numbers as registers hold them: host order, little endian on both machine types. */
+function host32(...values: number[]): Uint8Array {
+  const out = new Uint8Array(4 * values.length);
+  const view = new DataView(out.buffer);
+  values.forEach((value, i) => view.setUint32(4 * i, value, true));
   return out;
 }
 
