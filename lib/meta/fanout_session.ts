@@ -12,6 +12,9 @@ import { broken, COALESCE_MS, decodeMessage, encodeWelcome, META_PROTOCOL, WINDO
 /** An update without objects, which only tells the new number, is sent this long after the last update. */
 const NUMBER_ONLY_MS = 5000;
 
+/** No update begins while this many messages are not acknowledged: one is under way while the next is made. */
+const BEGIN_MESSAGES = 2;
+
 type State =
   /** Waits for HELLO. */
   | { readonly name: "new" }
@@ -109,7 +112,7 @@ export class FanoutSession {
    */
   wakeAt(): number | undefined {
     const state = this.#state;
-    if (state.name !== "current" || state.number >= this.#feed.number || !this.#windowOpen()) return undefined;
+    if (state.name !== "current" || state.number >= this.#feed.number || !this.#mayBegin()) return undefined;
     return state.checked < this.#feed.number ? this.#earliest : this.#earliest + NUMBER_ONLY_MS;
   }
 
@@ -137,7 +140,7 @@ export class FanoutSession {
           this.#state = this.#resume(state.have);
           return encodeWelcome(this.#source, this.#epoch);
         case "empty":
-          if (!this.#windowOpen()) return undefined;
+          if (!this.#mayBegin()) return undefined;
           this.#begin(now);
           this.#state = { name: "image", image: this.#feed.image(this.#filter), at: 0, tail: undefined };
           continue;
@@ -198,6 +201,14 @@ export class FanoutSession {
 
   #windowOpen(): boolean {
     return this.#sentMessages - this.#ackedMessages < WINDOW_MESSAGES;
+  }
+
+  /**
+   * Whether another update may begin. A busy agent, or a busy server, then gets fewer and larger updates instead of a
+   * queue of small ones, and is up to date sooner.
+   */
+  #mayBegin(): boolean {
+    return this.#sentMessages - this.#ackedMessages < BEGIN_MESSAGES;
   }
 
   #count(message: Uint8Array): Uint8Array {
