@@ -4,6 +4,7 @@ import type { ExecOptions, ExecResult } from "../../lib/lab/exec.ts";
 import type { JoinToken } from "../../lib/lab/mesh.ts";
 import type { LabNode } from "../../lib/lab/node.ts";
 import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
+import { kernelState } from "../../cmd/demo/world.ts";
 import { tell, withMesh } from "./fixture.ts";
 import { builtCommand, labTest } from "./support.ts";
 
@@ -23,6 +24,7 @@ labTest(
       const [server, edge] = [topology.server, topology.node("edge-1")];
       await Promise.all([server, edge].map(alone));
       const untouched = await files(edge);
+      const kernel = await kernelState(edge);
       let token: JoinToken | undefined;
 
       await t.step("--dry-run says what it would do, and changes nothing", async () => {
@@ -139,10 +141,15 @@ labTest(
         await Deno.remove(edge.host.path(other));
       });
       await t.step("uninstall takes all but the identity; --purge takes that, too", async () => {
+        // Killed, so that rules, link and routes are still there: taking them away is the uninstaller's work.
+        const killed = await startFromEnv(edge, "agent", /agent ready/);
+        await killed.kill();
+        assert.notEqual(await kernelState(edge), kernel);
         const { stdout } = await installed(edge, ["uninstall"]);
         assert.match(stdout, /kept \/var\/lib\/edgemesh \(identity and state\); --purge removes it/);
         const kept = (await files(edge)).filter((line) => !untouched.includes(line));
         assert.ok(kept.length > 0 && kept.every((line) => line.startsWith("/var/lib/edgemesh")), kept.join("\n"));
+        assert.equal(await kernelState(edge), kernel, "rules, links, addresses, routes or sysctls differ");
         await installed(edge, ["uninstall", "--purge"]);
         assert.deepEqual(await files(edge), untouched);
       });
