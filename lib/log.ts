@@ -81,7 +81,9 @@ export function memorySink(level: LogLevel = "trace"): LogSink & { readonly line
 export const nullLogger: Logger = createLogger({ level: "error", format: "text", wall: () => 0, write: () => {} });
 
 function textLine(wall: number, level: LogLevel, module: string, message: string, fields?: LogFields): string {
-  let line = `${new Date(wall).toISOString()} ${level.toUpperCase().padEnd(5)} ${module ? module + ": " : ""}${message}`;
+  let line = `${new Date(wall).toISOString()} ${level.toUpperCase().padEnd(5)} ${
+    module ? module + ": " : ""
+  }${message}`;
   if (fields) {
     for (const [k, v] of Object.entries(fields)) {
       if (v === undefined) continue;
