@@ -92,8 +92,12 @@ export class AnswerCache {
       // Second chance within the set: what was used since the last time goes last.
       if (this.#slots[place]!.used && !old.used) place = i;
     }
-    if (this.#slots[place] !== undefined) this.#drop(place, this.#slots[place]!.hash !== entry.hash);
-    for (let i = first; i < first + WAYS; i++) if (i !== place && this.#slots[i]) this.#slots[i]!.used = false;
+    const old = this.#slots[place];
+    if (old !== undefined) {
+      this.#drop(place, old.hash !== entry.hash);
+      // A new round of second chances, begun only when somebody had to go: what is used between two rounds stays.
+      for (let i = first; i < first + WAYS; i++) if (this.#slots[i]) this.#slots[i]!.used = false;
+    }
     this.#slots[place] = entry;
     this.#count++;
     this.#bytes += size;

@@ -26,9 +26,12 @@ export class TunnelRig {
   /** Runs a test with a fresh mesh and ends everything it started. */
   static async run(test: (rig: TunnelRig) => Promise<void>): Promise<void> {
     const rig = new TunnelRig(await TestPki.create());
+    // The product's timers do not keep a process alive; while every connection is down nothing else would.
+    const hold = setInterval(() => {}, 1000);
     try {
       await test(rig);
     } finally {
+      clearInterval(hold);
       for (const close of rig.#closers.reverse()) await close();
       // Sockets of node:net report their end from the event loop's next turns.
       await pause(20);
