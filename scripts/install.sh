@@ -169,6 +169,8 @@ Restart=always
 RestartSec=2
 # Wrong settings do not become right by trying again.
 RestartPreventExitStatus=2
+# Without a server and without a snapshot an agent is up but not ready: waiting is right, restarting is not.
+TimeoutStartSec=infinity
 TimeoutStopSec=35
 LimitNOFILE=65536
 RuntimeDirectory=edgemesh

@@ -13,7 +13,7 @@ export NO_COLOR=1 DENO_NO_UPDATE_CHECK=1
 jobs=${EDGEMESH_TEST_JOBS:-2}
 if [ -n "$full" ]; then export EDGEMESH_TEST=full EDGEMESH_TEST_FILE_SECONDS=1800; fi
 # One file's run. Most take less than half a minute.
-file_seconds=480
+file_seconds=${EDGEMESH_TEST_FILE_SECONDS:-480}
 
 log=$(mktemp -d)
 # What a broken-off lab leaves is removed by the next one.
