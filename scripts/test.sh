@@ -97,14 +97,18 @@ apart() { # name, files…
     add_up "$file" "$out" "$(cat "$out.status" 2>/dev/null || echo 1)"
   done
   took "$name"
+  echo "the files that took longest:"
+  sort -rn "$log/times" | head -n 12
 }
 
 # One file of `apart`, in a process of its own: types were checked for all sources at once before.
 one() { # folder for results, file
   out=$1/$(printf '%s' "$2" | tr / -)
   status=0
+  began=$(date +%s)
   timeout -k 10 "$file_seconds" $deno test -A --quiet --no-check "$2" >"$out" 2>&1 || status=$?
   echo "$status" >"$out.status"
+  echo "$(($(date +%s) - began)) s  $2" >>"$1/times"
   { echo "$2" && show "$out"; } >"$out.shown"
   flock "$1" cat "$out.shown"
 }

@@ -116,7 +116,10 @@ labTest("UDP at 20 ms and 2 % loss: what is delivered, how late and how much", a
     await mesh.writeManifest("far.yaml", udpService("far", FAR, [far]));
     await startUdpPeer(far.host, far.name, TARGET);
     await startAll(mesh);
-    for (const [size, perSecond] of [[200, 200], [1200, 200], [1200, 1000]] as const) {
+    // One TCP carrier at this loss and round trip carries about 10 Mbit/s (Mathis et al. 1997: 1.2 · MSS / (RTT · √p)):
+    // the last rate is above it where the relay doubles the way, so that the queue has to drop; it must still carry most
+    // of what fits.
+    for (const [size, perSecond, least] of [[200, 200, 0.9], [1200, 200, 0.9], [1200, 1000, 0.3]] as const) {
       await t.step(`${size} bytes, ${perSecond} a second`, async () => {
         const run = await askUdp<UdpRun>(client.host, "rate", FAR, PORT, size, perSecond, 5_000);
         const share = run.received / run.sent;
@@ -129,7 +132,7 @@ labTest("UDP at 20 ms and 2 % loss: what is delivered, how late and how much", a
         );
         assert.deepEqual([run.duplicates, run.wrong], [0, 0]);
         // Carriers are TCP: loss costs time, not datagrams, unless they are older than anybody waits for.
-        assert.ok(share > 0.9, `only ${run.received} of ${run.sent}`);
+        assert.ok(share > least, `only ${run.received} of ${run.sent}`);
       });
     }
   });
