@@ -3,7 +3,9 @@
  * endpoint-independent (EIM, EIF), address-dependent (ADF) or address-and-port-dependent (APDM, APDF). What each kind
  * does to TCP hole punching was measured; the lab reproduces the mechanism, not any vendor's box.
  */
+import { hostPort } from "../addr.ts";
 import { assertNever, MeshError } from "../errors.ts";
+import type { IpPort } from "../net.ts";
 
 /** Every kind with what it stands for. */
 export const NAT_KINDS = {
@@ -27,6 +29,12 @@ export type NatKind = keyof typeof NAT_KINDS;
 /** What happens to IPv6 at the router: none at all, a stateful firewall, or everything passes. There is no NAT. */
 export type Ipv6Policy = "none" | "fw" | "open";
 
+/** A TCP port of the router and where it leads to. */
+export interface PortForward {
+  readonly port: number;
+  readonly to: IpPort;
+}
+
 export interface NatOptions {
   readonly kind: NatKind;
   /** The router's public IPv4 address. */
@@ -39,6 +47,8 @@ export interface NatOptions {
   readonly hairpin?: boolean;
   /** Networks of the site do not reach each other directly, as with a guest network. */
   readonly isolated?: boolean;
+  /** TCP ports of the router that lead to a host of the site, as an owner sets them up by hand. */
+  readonly forwards?: readonly PortForward[];
   readonly ipv6?: Ipv6Policy;
 }
 
@@ -77,6 +87,7 @@ function natTable(o: NatOptions): string {
   let maps = "";
   const pre: string[] = [];
   const post: string[] = [];
+  for (const { port, to } of o.forwards ?? []) pre.push(incoming(`tcp dport ${port} dnat ip to ${hostPort(to)}`));
   switch (o.kind) {
     case "public":
     case "fw":

@@ -52,6 +52,11 @@ Deno.test("hairpinning rewrites the source, and needs a table of mappings", () =
   assert.throws(() => natRules({ ...BASE, kind: "cone", hairpin: true }), { code: "CONFIG_INVALID" });
 });
 
+Deno.test("a forwarded port leads to its host, and only the router's own address has it", () => {
+  const text = natRules({ ...BASE, kind: "cone", forwards: [{ port: 20006, to: { ip: "192.168.1.2", port: 7 } }] });
+  assert.match(text, /iifname "wan" ip daddr 203\.0\.113\.10 tcp dport 20006 dnat ip to 192\.168\.1\.2:7\n/);
+});
+
 Deno.test("isolated networks are kept apart before anything is accepted", () => {
   const text = natRules({ ...BASE, kind: "cone", isolated: true });
   assert.match(text, /policy drop;\n {4}iifname "lan\*" oifname "lan\*" ct status and dnat == 0 drop\n {4}ct state/);

@@ -4,7 +4,7 @@ import { MeshError } from "../errors.ts";
 import { nthAddress } from "./addresses.ts";
 import { Internet, type Leg, ROUTER_SYSCTLS } from "./internet.ts";
 import type { Lab, Namespace } from "./namespace.ts";
-import { type Ipv6Policy, isRouted, type NatKind, natRules } from "./nat.ts";
+import { type Ipv6Policy, isRouted, type NatKind, natRules, type PortForward } from "./nat.ts";
 import { requireTools } from "./tools.ts";
 
 export interface SiteOptions {
@@ -21,6 +21,7 @@ export interface SiteOptions {
   readonly ipv6?: Ipv6Policy;
   readonly hairpin?: boolean;
   readonly isolated?: boolean;
+  readonly forwards?: readonly PortForward[];
   /** Forgets nothing gracefully: packets of a connection it did not see begin are not let out (`tcp_loose=0`). */
   readonly strict?: boolean;
   /** More settings of the router: `net.netfilter.nf_conntrack_tcp_timeout_established` → 6. */

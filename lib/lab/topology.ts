@@ -50,6 +50,8 @@ export const SERVER_ADDRESSES = ["203.0.113.1", "203.0.113.2"] as const;
 export const SERVER_ADDRESSES6 = ["2001:db8:ffff::a1", "2001:db8:ffff::a2"] as const;
 const CLOUD_ADDRESSES = ["203.0.113.3", "2001:db8:ffff::a3"] as const;
 const DEFAULT_DELAY_MS = 20;
+/** Sites under construction at the same time. */
+const BUILT_AT_ONCE = 8;
 /** Providers are numbered from here, after the sites. */
 const FIRST_PROVIDER = 200;
 
@@ -131,7 +133,8 @@ export async function buildTopology(options: TopologyOptions): Promise<Topology>
   try {
     return await build(lab, options);
   } catch (error) {
-    await lab.close();
+    // What is still being built at the same time may keep the clean-up from ending well; the first error tells more.
+    await lab.close().catch(() => {});
     throw error;
   }
 }
@@ -159,27 +162,38 @@ async function build(lab: Lab, options: TopologyOptions): Promise<Topology> {
     name: spec.name ?? `site-${i + 1}`,
     edges: Array.from({ length: spec.nodes ?? 1 }, () => ++edge),
   }));
-  const [server, cloud, ...built] = await Promise.all([
+  const [server, cloud, built] = await Promise.all([
     createServer(lab, internet, options),
     options.cloud === "none" ? undefined : createCloud(lab, internet, options),
-    ...plans.map(async (plan) => {
+    inTurns(plans, async (plan) => {
       const uplink = plan.spec.behind === undefined ? internet : providers.find((p) => p.name === plan.spec.behind);
       if (!uplink) throw new MeshError("CONFIG_INVALID", `The lab has no provider ${plan.spec.behind}`);
       const site = await createSite(lab, uplink, plan.spec, plan);
       return { site, nodes: await createEdges(lab, site, plan, options) };
     }),
-    internet.ready.then(() => undefined),
+    internet.ready,
   ]);
-  const standing = built.filter((part) => part !== undefined);
   return new Topology({
     lab,
     internet,
     server,
     cloud,
     providers,
-    sites: standing.map((part) => part.site),
-    edges: standing.flatMap((part) => part.nodes),
+    sites: built.map((part) => part.site),
+    edges: built.flatMap((part) => part.nodes),
   });
+}
+
+/** Results in order; a few at a time, or the first of many would miss its deadline waiting for the last. */
+async function inTurns<T, R>(items: readonly T[], make: (item: T) => Promise<R>): Promise<readonly R[]> {
+  const results: R[] = [];
+  const waiting = [...items.entries()];
+  await Promise.all(Array.from({ length: BUILT_AT_ONCE }, async () => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      results[next[0]] = await make(next[1]);
+    }
+  }));
+  return results;
 }
 
 function createSite(
@@ -221,7 +235,7 @@ async function createEdges(
   if (plan.spec.ownLans) {
     // One after the other: a network's number is its place in the router.
     for (let k = 1; k < plan.edges.length; k++) {
-      lans.push(await site.addLan(`192.168.${100 + plan.number * 10 + k}.0/24`));
+      lans.push(await site.addLan(`172.${19 + k}.${plan.number}.0/24`));
     }
   }
   const routes = options.defaultRoute === false
