@@ -4,7 +4,8 @@
  * - `compiled`: `deno compile`. Needs Deno's runtime base (`denort`), from `DENORT_BIN` or from Deno's download site.
  * - `self-extracting`: a shell header (scripts/self_extract.sh) followed by an archive of the Deno binary and the bundle.
  *
- * Without `--form`, compiled is taken when its base can be had. When it cannot, the compile step is still run against
+ * `--runtime FILE --target TRIPLE` makes the self-extracting form for another machine type, around that one's Deno
+ * binary; `--out FILE` puts it elsewhere. Without `--form`, compiled is taken when its base can be had. When it cannot, the compile step is still run against
  * the Deno binary itself as the base: that result is thrown away, but it proves that module graph and packages are complete.
  */
 import { createHash } from "node:crypto";
@@ -22,7 +23,8 @@ const V8_FLAGS = "--v8-flags=--max-semi-space-size=2,--max-old-space-size=256,--
 type Form = "compiled" | "self-extracting";
 
 async function main(): Promise<void> {
-  const wanted = Deno.args.includes("--form") ? Deno.args[Deno.args.indexOf("--form") + 1] : "auto";
+  const foreign = flag("--runtime");
+  const wanted = foreign === undefined ? flag("--form") ?? "auto" : "self-extracting";
   if (wanted !== "auto" && wanted !== "compiled" && wanted !== "self-extracting") {
     fail(`--form must be auto, compiled or self-extracting, not ${wanted}`);
   }
@@ -33,12 +35,13 @@ async function main(): Promise<void> {
   const base = await runtimeBase(wanted);
   const form: Form = base ? "compiled" : "self-extracting";
   const app = await bundle(commit, form);
-  const out = `${DIST}/edgemesh`;
+  const out = flag("--out") ?? `${DIST}/edgemesh`;
   if (base) {
     await compile(app, base, out);
   } else {
-    await proveCompile(app);
-    await selfExtracting(app, commit, out);
+    if (foreign === undefined) await proveCompile(app);
+    const runtime = { binary: foreign ?? Deno.execPath(), target: flag("--target") ?? Deno.build.target };
+    await selfExtracting(app, commit, { out, ...runtime });
   }
   await Deno.remove(STAGE, { recursive: true });
   const { size } = await Deno.stat(out);
@@ -139,13 +142,20 @@ function compileArgs(app: string, out: string): string[] {
   ];
 }
 
-async function selfExtracting(app: string, commit: string, out: string): Promise<void> {
+interface SelfExtracting {
+  readonly out: string;
+  /** Deno for the machine type it is made for. */
+  readonly binary: string;
+  readonly target: string;
+}
+
+async function selfExtracting(app: string, commit: string, { out, binary, target }: SelfExtracting): Promise<void> {
   const payload = `${STAGE}/payload`;
   await Deno.remove(payload, { recursive: true }).catch(() => {});
   await Deno.mkdir(payload);
   await Deno.rename(app, `${payload}/app`);
   // The runtime carries our name so that `ps`, `pgrep` and `top` show what runs.
-  await Deno.copyFile(Deno.execPath(), `${payload}/edgemesh`);
+  await Deno.copyFile(binary, `${payload}/edgemesh`);
   await Deno.chmod(`${payload}/edgemesh`, 0o755);
   const archive = `${STAGE}/payload.tar.gz`;
   // Sorted and without times or owners: the same sources make the same file.
@@ -159,7 +169,7 @@ async function selfExtracting(app: string, commit: string, out: string): Promise
   const bytes = await Deno.readFile(archive);
   const hash = createHash("sha256").update(bytes).digest("hex").slice(0, 32);
   let head = (await Deno.readTextFile(`${ROOT}scripts/self_extract.sh`))
-    .replaceAll("@VERSION@", VERSION).replaceAll("@COMMIT@", commit).replaceAll("@TARGET@", Deno.build.target)
+    .replaceAll("@VERSION@", VERSION).replaceAll("@COMMIT@", commit).replaceAll("@TARGET@", target)
     .replaceAll("@HASH@", hash).replaceAll("@V8FLAGS@", V8_FLAGS);
   // The header's length contains its own digits: a fixed width makes it known beforehand.
   const width = 8;
@@ -175,6 +185,10 @@ async function selfExtracting(app: string, commit: string, out: string): Promise
   file.close();
   await Deno.chmod(tmp, 0o755);
   await Deno.rename(tmp, out);
+}
+
+function flag(name: string): string | undefined {
+  return Deno.args.includes(name) ? Deno.args[Deno.args.indexOf(name) + 1] : undefined;
 }
 
 async function run(argv: readonly string[], env: Record<string, string> = {}): Promise<void> {

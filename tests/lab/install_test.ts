@@ -36,7 +36,6 @@ labTest(
       });
       await t.step("what is wrong is said in one sentence before anything is changed", async () => {
         const bad: [string[], RegExp][] = [
-          [["agent", "--node-name", "edge-1"], /No executable given; try: --from/],
           [["agent", "--from", "/nonexistent"], /There is no file \/nonexistent; try: /],
           [["agent", "--from", "/etc/hostname"], /does not run on this host; try: /],
           [["agent", "--from", EXE, "--node-nam", "edge-1"], /edgemesh agent has no flag --node-nam; try: /],
@@ -157,32 +156,69 @@ labTest(
   },
 );
 
+/** Notes what it is told, and answers as systemd would; `outcomes` says what becomes of each start, line by line. */
+const FAKE_SYSTEMCTL = `#!/bin/sh
+cd /run/fake
+case $1 in
+  show) case $2 in *ActiveState) cat state ;; *InvocationID) cat id ;; *) echo 5 ;; esac ;;
+  is-active | --quiet) exit 3 ;;
+  restart)
+    echo "$*" >>calls
+    echo $$ >id
+    head -n 1 outcomes >state
+    sed -i 1d outcomes ;;
+  *) echo "$*" >>calls ;;
+esac
+`;
+
 labTest(
-  "install: with systemd, services are enabled and started, restarted when something changed, and removed",
+  "install: a fake systemd is told to start what changed, and gets everything back when the new one fails",
   async () => {
     await withMesh({ sites: [{ nat: "cone" }], cloud: "none", web: [] }, async (mesh) => {
       const edge = mesh.topology.node("edge-1");
       await alone(edge);
-      // What systemd would do belongs to systemd; here it counts what it is told.
+      // What systemd does itself is tested with a real one in systemd_test.ts.
       await Deno.mkdir(edge.host.path("/run/systemd/system"), { recursive: true });
-      await Deno.mkdir(edge.host.path("/run/fake"));
-      const fake = '#!/bin/sh\necho "$*" >>/run/fake/calls\n';
-      await Deno.writeTextFile(edge.host.path("/run/fake/systemctl"), fake, { mode: 0o755 });
-      const env = { ...ENV, PATH: `/run/fake:${Deno.env.get("PATH")}` };
-      const calls = async (args: readonly string[]) => {
-        await Deno.writeTextFile(edge.host.path("/run/fake/calls"), "");
-        await installed(edge, args, { env });
-        return (await Deno.readTextFile(edge.host.path("/run/fake/calls"))).trim().split("\n");
+      const fake = edge.host.path("/run/fake");
+      await Deno.mkdir(fake);
+      await Deno.writeTextFile(`${fake}/systemctl`, FAKE_SYSTEMCTL, { mode: 0o755 });
+      await Promise.all(["state", "id"].map((name) => Deno.writeTextFile(`${fake}/${name}`, "inactive\n")));
+      const env = { ...ENV, PATH: `/run/fake:${Deno.env.get("PATH")}`, INSTALL_EDGEMESH_READY_SECONDS: "1" };
+      const run = async (args: readonly string[], ...outcomes: readonly string[]) => {
+        await Deno.writeTextFile(`${fake}/calls`, "");
+        await Deno.writeTextFile(`${fake}/outcomes`, outcomes.join("\n") + "\n");
+        const result = await install(edge, args, { env });
+        const calls = (await Deno.readTextFile(`${fake}/calls`)).trim().split("\n").filter((c) => c !== "");
+        return { ...result, calls };
       };
       const agent = ["agent", "--from", EXE, "--node-name", "edge-1"];
-      assert.deepEqual(await calls(agent), ["daemon-reload", "enable edgemesh-agent", "restart edgemesh-agent"]);
-      assert.deepEqual(await calls(agent), ["daemon-reload", "enable edgemesh-agent", "start edgemesh-agent"]);
-      assert.deepEqual(await calls([...agent, "--log-level", "debug", "--no-enable"]), [
+      const restart = "restart --no-block edgemesh-agent";
+      const enable = "enable --quiet edgemesh-agent";
+      const first = await run(agent, "active");
+      assert.deepEqual([first.code, first.calls], [0, ["daemon-reload", enable, restart]], first.stderr);
+      const again = await run(agent);
+      assert.deepEqual([again.code, again.calls], [0, ["daemon-reload", enable]]);
+      assert.match(again.stdout, /is running, and nothing has changed/);
+      const changed = await run([...agent, "--log-level", "debug", "--no-enable"], "active");
+      assert.deepEqual(changed.calls, ["daemon-reload", restart]);
+      assert.deepEqual((await run([...agent, "--no-start"])).calls, ["daemon-reload", enable]);
+      for (const [outcome, says] of [["failed", "does not start"], ["activating", "does not start"]] as const) {
+        await edge.host.execOk(["sh", "-c", `{ cat '${EXE}'; echo '${outcome}'; } >/etc/other; chmod 755 /etc/other`]);
+        const before = await digest(edge, "/etc/edgemesh /etc/systemd/system/edgemesh-agent.service");
+        const failed = await run(["agent", "--from", "/etc/other", "--log-level", "info"], outcome, "active");
+        assert.equal(failed.code, 1);
+        assert.match(failed.stderr, new RegExp(`The new edgemesh-agent ${says}; the one before runs again, with`));
+        assert.deepEqual(failed.calls, ["daemon-reload", enable, restart, "daemon-reload", restart]);
+        await edge.host.execOk(["cmp", BIN, EXE]);
+        assert.equal(await digest(edge, "/etc/edgemesh /etc/systemd/system/edgemesh-agent.service"), before);
+      }
+      await Deno.remove(edge.host.path("/etc/other"));
+      const gone = await run(["uninstall", "agent"]);
+      assert.deepEqual(gone.calls, [
+        "disable --quiet --now edgemesh-agent",
+        "reset-failed --quiet edgemesh-agent",
         "daemon-reload",
-        "restart edgemesh-agent",
       ]);
-      assert.deepEqual(await calls([...agent, "--no-start"]), ["daemon-reload", "enable edgemesh-agent"]);
-      assert.deepEqual(await calls(["uninstall", "agent"]), ["disable --now edgemesh-agent", "daemon-reload"]);
     });
   },
 );
