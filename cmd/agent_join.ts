@@ -2,6 +2,7 @@
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { describe, MeshError } from "../lib/errors.ts";
+import { proxyChoice } from "../lib/http_proxy.ts";
 import { AgentIdentity } from "../lib/identity/agent.ts";
 import type { StateFiles } from "../lib/identity/state_files.ts";
 import type { Logger } from "../lib/log.ts";
@@ -65,6 +66,7 @@ async function join(config: AgentConfig, files: StateFiles, log: Logger): Promis
     token,
     node: nodeName,
     version: VERSION,
+    proxyFor: proxyChoice(config.proxy, Deno.env.get),
   });
   if (tokenFile !== "-") await discardToken(tokenFile, log);
   log.info("joined", { node: grant.node, server: grant.server, trustDomain: grant.trustDomain });

@@ -50,7 +50,8 @@ function networkSeen({ identity, tunnel }: RunningAgent): NetworkSeen {
         ...(state.phase === "up" ? { name: state.welcome.server, observed: state.welcome.observed } : {}),
         ...(rttMs === undefined ? {} : { rttMs }),
         ...(clockOffsetMs === undefined ? {} : { clockOffsetMs }),
-        ...(ends === undefined ? {} : { local: ends.local, remote: ends.remote }),
+        ...(ends === undefined ? {} : { local: ends.local }),
+        ...(ends?.remote === undefined ? {} : { remote: ends.remote }),
         ...(lastError === "" ? {} : { lastError }),
       };
     }),

@@ -2,6 +2,7 @@
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { describe } from "../lib/errors.ts";
+import { proxyChoice } from "../lib/http_proxy.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import type { Logger } from "../lib/log.ts";
 import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
@@ -60,6 +61,7 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
     version: VERSION,
     boot: bootId(),
     random: () => Math.random(),
+    proxyFor: proxyChoice(config.proxy, Deno.env.get),
     onStream: parts.onStream,
     onFlow: parts.onFlow,
     ...(parts.paths ? { paths: parts.paths } : {}),

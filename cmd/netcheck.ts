@@ -4,7 +4,7 @@ import { STATUS_VERSION } from "../lib/status.ts";
 import { adminCall, NotRunningError } from "./admin_client.ts";
 import type { NetworkSeen } from "./agent_netcheck.ts";
 import type { ReachFact } from "./check/facts.ts";
-import { gatherHost, identityOf, reachAll } from "./check/gather_host.ts";
+import { gatherHost, identityOf, proxyOf, reachAll } from "./check/gather_host.ts";
 import { readConfig } from "./daemon.ts";
 import { judgeNat, type NatFinding, type Sighting } from "./netcheck_judge.ts";
 import { type Format, printDocument, table } from "./output.ts";
@@ -35,11 +35,13 @@ export async function netcheckCommand(flags: NetcheckFlags): Promise<number> {
 export async function netcheck(flags: Pick<NetcheckFlags, "runDir" | "config" | "set">): Promise<Netcheck> {
   const agent = await running(flags.runDir);
   const { config, set } = flags;
-  const { pin, servers } = await identityOf(
-    await readConfig("agent", { ...(config === undefined ? {} : { config }), ...(set === undefined ? {} : { set }) }),
-  );
+  const read = await readConfig("agent", {
+    ...(config === undefined ? {} : { config }),
+    ...(set === undefined ? {} : { set }),
+  });
+  const { pin, servers } = await identityOf(read);
   const urls = agent ? agent.servers.map((s) => s.url) : servers;
-  const [{ proxies }, reach] = await Promise.all([gatherHost([]), reachAll(urls, pin)]);
+  const [{ proxies }, reach] = await Promise.all([gatherHost([]), reachAll(urls, { pin, proxyFor: proxyOf(read) })]);
   const sightings = (agent?.servers ?? []).flatMap(({ url, local, observed, remote }): Sighting[] =>
     local && observed && remote ? [{ url, local, observed, remote }] : []
   );
@@ -72,7 +74,11 @@ export function netcheckText({ proxies, reach, nat, agent }: Netcheck): string {
     agent ? nat.text : "no agent runs here: addresses and NAT are known once it is connected",
   ];
   if (proxies.length > 0) {
-    out.push(`${proxies.join(", ")} set: edgemesh does not use HTTP proxies and connects directly`);
+    out.push(
+      `${
+        proxies.join(", ")
+      } set: servers are reached as it says, unless \`proxy\` is set; paths between agents never use it`,
+    );
   }
   if (agent) {
     const { lan, direct, relay, none } = agent.peers;

@@ -4,6 +4,7 @@
  */
 import { z } from "zod";
 import { isNodeName, parseCidr, parseHostPort, parseIp } from "./addr.ts";
+import { isProxyUrl } from "./http_proxy.ts";
 import { LOG_LEVELS } from "./log.ts";
 
 const ip = z.string().refine((v) => parseIp(v) === v, {
@@ -26,6 +27,7 @@ const nodeName = z.string().refine(isNodeName, {
   error: "must be one RFC 1123 label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end",
 });
 const serverUrl = z.string().refine(isServerUrl, { error: "must be wss://HOST or wss://HOST:PORT" });
+const proxyUrl = z.string().refine(isProxyUrl, { error: "must be auto, off or http://[user:password@]host:port" });
 /** host:port of a control address; a bare IP means port 443. */
 const trustDomain = z.string().regex(/^[a-z0-9._-]{1,255}$/, {
   error: "must be lower-case letters, digits, '.', '_' or '-'",
@@ -45,6 +47,9 @@ export const AgentConfig = z.strictObject({
   nodeName: nodeName.optional().describe("Name of this node; after the join it is on disk"),
   server: z.array(serverUrl).max(3).default([]).describe("Servers to join and to stay connected to, at most three"),
   tokenFile: z.string().optional().describe("File with the join token, or - for stdin; deleted after the join"),
+  proxy: z.union([z.enum(["auto", "off"]), proxyUrl]).default("auto").describe(
+    "HTTP proxy (CONNECT) on the way to the servers, http://[user:password@]host:port; auto: as HTTPS_PROXY and NO_PROXY say",
+  ),
   caPin: z.string().optional().describe("sha256:… of the server's authority, as printed by `edgemesh token create`"),
   stateDir: absolutePath.default("/var/lib/edgemesh/agent").describe("Identity and snapshot, readable by root only"),
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),

@@ -3,6 +3,7 @@ import { hostPort, parseHostPort } from "../../lib/addr.ts";
 import { systemClock } from "../../lib/clock.ts";
 import type { AgentConfig } from "../../lib/config.ts";
 import { describe, MeshError } from "../../lib/errors.ts";
+import { PROXY_VARIABLES, proxyChoice, type ProxyFor } from "../../lib/http_proxy.ts";
 import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
 import { loadAgentState, type LoadedAgentState } from "../../lib/identity/agent_state.ts";
 import type { StateFiles } from "../../lib/identity/state_files.ts";
@@ -11,10 +12,8 @@ import { nftRunner } from "../../lib/linux/nft_exec.ts";
 import { missingCapabilities, raiseFileLimit, readSysctl } from "../../lib/linux/privileges.ts";
 import { BUILD_TIME_MS } from "../../lib/version.ts";
 import type { HostFacts, PortFact, ReachFact, StartFacts } from "./facts.ts";
-import { reachServer } from "./reach.ts";
+import { type ReachOptions, reachServer } from "./reach.ts";
 import { conflicts, type ListeningSocket, parseSockets } from "./sockets.ts";
-
-const PROXY_VARIABLES = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
 /** This host, with the bridges that a running agent knows pods on. */
 export async function gatherHost(podBridges: readonly string[]): Promise<HostFacts> {
@@ -39,13 +38,22 @@ export async function gatherStart(config: AgentConfig): Promise<StartFacts> {
     openFiles: raiseFileLimit().soft,
     stateDir: { path: config.stateDir, ...await writeProblem(config.stateDir) },
     joined,
-    servers: await reachAll(servers, pin),
+    servers: await reachAll(servers, { pin, proxyFor: proxyOf(config) }),
   };
 }
 
 /** All servers at once. */
-export function reachAll(urls: readonly string[], pin: string | undefined): Promise<ReachFact[]> {
-  return Promise.all(urls.map((url) => reachServer(url, pin)));
+export function reachAll(urls: readonly string[], options: ReachOptions): Promise<ReachFact[]> {
+  return Promise.all(urls.map((url) => reachServer(url, options)));
+}
+
+/** What leads to the servers; nothing where the configuration names no usable proxy, which an agent says at its start. */
+export function proxyOf(config: AgentConfig): ProxyFor {
+  try {
+    return proxyChoice(config.proxy, Deno.env.get);
+  } catch {
+    return () => undefined;
+  }
 }
 
 /** Which servers, and by which pin they are known: as configured, else as the join left it. */

@@ -33,11 +33,12 @@ export function judgeHost(facts: HostFacts): Check[] {
   );
   if (facts.proxies.length > 0) {
     out.push(
-      warn(
+      ok(
         "network",
         "http-proxy",
-        `${facts.proxies.join(", ")} ${facts.proxies.length === 1 ? "is" : "are"} set, but edgemesh connects directly`,
-        "allow 443/tcp to the server past the proxy",
+        `${facts.proxies.join(", ")} ${
+          facts.proxies.length === 1 ? "is" : "are"
+        } set: servers are reached as it says, unless \`proxy\` is set`,
       ),
     );
   }

@@ -4,6 +4,7 @@ import { sign } from "node:crypto";
 import type { Clock } from "../clock.ts";
 import { isNodeName } from "../addr.ts";
 import { MeshError } from "../errors.ts";
+import type { ProxyFor } from "../http_proxy.ts";
 import {
   clearPendingKey,
   loadAgentState,
@@ -31,6 +32,8 @@ export interface JoinOptions {
   readonly node: string;
   /** Version text for the server's log. */
   readonly version: string;
+  /** The HTTP proxy that leads to a server, if any. */
+  readonly proxyFor?: ProxyFor | undefined;
   /** Join although this machine's clock is off by more than the server accepts. */
   readonly acceptSkew?: boolean | undefined;
   /** For tests; default {@link connectPinned}. */
@@ -89,7 +92,13 @@ async function connectFirst(options: JoinOptions, pin: string): Promise<PinnedCo
   });
   for (const url of options.servers) {
     try {
-      return await connect({ url, pin, clock: options.clock, timeoutMs: TIMEOUT_MS });
+      return await connect({
+        url,
+        pin,
+        clock: options.clock,
+        proxyFor: options.proxyFor,
+        timeoutMs: TIMEOUT_MS,
+      });
     } catch (e) {
       if (!(e instanceof MeshError) || e.code !== "SERVER_UNREACHABLE") throw e;
       last = e;

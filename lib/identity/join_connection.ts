@@ -7,6 +7,7 @@ import { Buffer } from "node:buffer";
 import type { TLSSocket } from "node:tls";
 import type { CancelTimer, Clock } from "../clock.ts";
 import { MeshError } from "../errors.ts";
+import { type ProxyFor, throughProxy } from "../http_proxy.ts";
 import { MAX_REPLY_BYTES } from "./messages.ts";
 import { type Certificate, parsePem, toPem } from "./certificate.ts";
 import { parseAuthorityUri } from "./names.ts";
@@ -30,6 +31,8 @@ export interface PinnedTarget {
   readonly url: string;
   readonly pin: string;
   readonly clock: Clock;
+  /** The HTTP proxy that leads to the server, if any. */
+  readonly proxyFor?: ProxyFor | undefined;
   /** For the whole of connecting, and again for the request. */
   readonly timeoutMs: number;
 }
@@ -94,16 +97,28 @@ function judge(
 }
 
 async function handshake(target: PinnedTarget, at: { host: string; port: number }): Promise<TLSSocket> {
-  const [{ connect }, { isIP }] = await Promise.all([import("node:tls"), import("node:net")]);
+  const [{ connect }, net] = await Promise.all([import("node:tls"), import("node:net")]);
   const where = `${at.host}:${at.port}`;
+  const proxy = target.proxyFor?.(at);
+  const pipe = proxy && net.connect({ host: proxy.host, port: proxy.port });
+  if (pipe) {
+    await withDeadline(target, `the HTTP proxy ${proxy.host}:${proxy.port} did not reach ${where}`, (onTimeout) => {
+      onTimeout(() => pipe.destroy());
+      return throughProxy(pipe, proxy, at);
+    }).catch((error) => {
+      pipe.on("error", () => {});
+      pipe.destroy();
+      throw error;
+    });
+  }
   return await withDeadline(
     target,
     `${where} did not complete a TLS handshake`,
     (onTimeout) =>
       new Promise((resolve, reject) => {
         const socket = connect({
-          ...at,
-          ...(isIP(at.host) ? {} : { servername: at.host }),
+          ...(pipe ? { socket: pipe } : at),
+          ...(net.isIP(at.host) ? {} : { servername: at.host }),
           minVersion: "TLSv1.3",
           ALPNProtocols: ["http/1.1"],
           rejectUnauthorized: false,

@@ -5,9 +5,8 @@
 import type { CancelTimer, MonoMs } from "../../clock.ts";
 import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { IpPort } from "../../net.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
-import { connectControl, type ConnectOptions } from "./connect.ts";
+import { connectControl, type ConnectOptions, type Ends } from "./connect.ts";
 import { CONNECT_MS, ControlLink } from "./control_link.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
@@ -169,7 +168,7 @@ export class ControlClient {
   }
 
   /** The two ends of the connection; undefined while there is none. */
-  get ends(): { readonly local: IpPort; readonly remote: IpPort } | undefined {
+  get ends(): Ends | undefined {
     return this.#live?.ends;
   }
 

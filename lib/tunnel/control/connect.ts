@@ -4,6 +4,7 @@ import net from "node:net";
 import type { Duplex } from "node:stream";
 import { WebSocket } from "ws";
 import { parseIp } from "../../addr.ts";
+import { type HttpProxy, type ProxyFor, type ProxyTarget, throughProxy } from "../../http_proxy.ts";
 import type { Clock } from "../../clock.ts";
 import { MeshError, type ReasonCode, REASONS } from "../../errors.ts";
 import type { IpPort } from "../../net.ts";
@@ -29,6 +30,8 @@ export interface ConnectOptions {
   credentials(): TlsCredentials;
   /** A certificate chain in DER → the server it proves. Throws MeshError. */
   verify(chain: readonly Uint8Array[]): PeerIdentity;
+  /** The HTTP proxy that leads to the server, if any. */
+  readonly proxyFor?: ProxyFor;
   /** Makes the TCP connection; replaced where its local port matters (hole punching shares it). */
   dial?(host: string, port: number): net.Socket;
   readonly timeoutMs: number;
@@ -37,11 +40,16 @@ export interface ConnectOptions {
   onAnswer?(): void;
 }
 
+export interface Ends {
+  readonly local: IpPort;
+  readonly remote: IpPort | undefined;
+}
+
 export interface ControlConnection {
   readonly ws: WebSocket;
   readonly server: PeerIdentity;
-  /** Where it runs between, as this host sees it. */
-  readonly ends: { readonly local: IpPort; readonly remote: IpPort };
+  /** Where it runs between, as this host sees it; `remote` is undefined behind a proxy, which knows it alone. */
+  readonly ends: Ends;
 }
 
 /**
@@ -52,11 +60,14 @@ export async function connectControl(options: ConnectOptions): Promise<ControlCo
   const { host, port } = parseServerUrl(options.url);
   const deadline = options.clock.now() + options.timeoutMs;
   const left = () => Math.max(1, deadline - options.clock.now());
-  const tcp = await dialed(options, host, port);
-  options.onAnswer?.();
+  const proxy = options.proxyFor?.({ host, port });
+  const tcp = await dialed(options, proxy ?? { host, port });
   const onAbort = () => tcp.destroy(options.signal.reason as Error);
   options.signal.addEventListener("abort", onAbort, { once: true });
   try {
+    // A proxy that stands says nothing about the server behind it.
+    if (proxy) await piped(options, tcp, { proxy, host, port, timeoutMs: left() });
+    options.onAnswer?.();
     const { socket, chain } = await secureClient(tcp, {
       credentials: options.credentials(),
       alpn: "http/1.1",
@@ -67,7 +78,7 @@ export async function connectControl(options: ConnectOptions): Promise<ControlCo
     const server = options.verify(chain);
     const ends = {
       local: endOf(tcp.localAddress, tcp.localPort),
-      remote: endOf(tcp.remoteAddress, tcp.remotePort),
+      remote: proxy ? undefined : endOf(tcp.remoteAddress, tcp.remotePort),
     };
     return { ws: await upgraded(options, host, { socket, timeoutMs: left() }), server, ends };
   } catch (error) {
@@ -96,7 +107,24 @@ function endOf(address: string | undefined, port: number | undefined): IpPort {
   return { ip: parseIp(address ?? "") ?? "0.0.0.0", port: port ?? 0 };
 }
 
-function dialed(options: ConnectOptions, host: string, port: number): Promise<net.Socket> {
+/** The connection to a proxy made one to the server. */
+async function piped(
+  options: ConnectOptions,
+  tcp: net.Socket,
+  { timeoutMs, proxy, ...target }: { readonly proxy: HttpProxy; readonly timeoutMs: number } & ProxyTarget,
+): Promise<void> {
+  const late = `The HTTP proxy ${proxy.host}:${proxy.port} did not reach ${options.url} within ${timeoutMs} ms`;
+  const cancel = options.clock.timer(timeoutMs, () => tcp.destroy(new MeshError("SERVER_UNREACHABLE", late)));
+  try {
+    await throughProxy(tcp, proxy, target);
+  } finally {
+    cancel();
+  }
+}
+
+function dialed(options: ConnectOptions, to: ProxyTarget): Promise<net.Socket> {
+  const { host, port } = to;
+  const where = options.url.includes(host) ? options.url : `the HTTP proxy ${host}:${port}`;
   return new Promise((resolve, reject) => {
     const socket = options.dial?.(host, port) ?? net.connect({ host, port });
     const end = (error?: MeshError) => {
@@ -109,12 +137,12 @@ function dialed(options: ConnectOptions, host: string, port: number): Promise<ne
       reject(error);
     };
     const onError = (cause: Error) => {
-      end(new MeshError("SERVER_UNREACHABLE", `Cannot connect to ${options.url}`, { cause }));
+      end(new MeshError("SERVER_UNREACHABLE", `Cannot connect to ${where}`, { cause }));
     };
     const onAbort = () => end(options.signal.reason as MeshError);
     const timeoutMs = Math.min(TCP_MS, options.timeoutMs);
     const cancel = options.clock.timer(timeoutMs, () => {
-      end(new MeshError("SERVER_UNREACHABLE", `No answer from ${options.url} within ${timeoutMs} ms`));
+      end(new MeshError("SERVER_UNREACHABLE", `No answer from ${where} within ${timeoutMs} ms`));
     });
     if (options.signal.aborted) return onAbort();
     options.signal.addEventListener("abort", onAbort, { once: true });

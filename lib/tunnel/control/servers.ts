@@ -31,7 +31,7 @@ export interface ServersEvents {
 
 type ClientBasics = Pick<
   ControlClientOptions,
-  "clock" | "log" | "credentials" | "verify" | "node" | "version" | "boot" | "features" | "random" | "dial"
+  "clock" | "log" | "credentials" | "verify" | "node" | "version" | "boot" | "features" | "random" | "dial" | "proxyFor"
 >;
 
 export interface ServersOptions extends ClientBasics {

@@ -56,8 +56,8 @@ export interface PunchHost {
   open(port: number, onIncoming: (stream: MeshStream, from: IpPort) => void): PunchSockets | undefined;
   /** First and last local port. */
   readonly ports: readonly [number, number];
-  /** The server's address that we are connected to: asked first. */
-  readonly server: string;
+  /** The server's address that we are connected to: asked first. Behind an HTTP proxy it is not known. */
+  readonly server: string | undefined;
   /** Whether this host may connect there. */
   allowed(target: IpPort): boolean;
   /** Round trip to the server, and its wall clock minus ours, in milliseconds. */
@@ -99,7 +99,8 @@ export class PunchRound {
     const sockets = this.#sockets = this.#open();
     if (!sockets) return this.#fail("KERNEL", `no local port between ${this.#host.ports.join(" and ")} is free`, false);
     this.#after(PREPARE_MS, () => this.#fail("TIMEOUT", "the server did not give the start", true));
-    const servers = [...new Set([this.#host.server, ...this.#prepare.servers])];
+    const { server } = this.#host;
+    const servers = [...new Set([...(server === undefined ? [] : [server]), ...this.#prepare.servers])];
     for (const family of [4, 6] as const) {
       for (const ip of servers.filter((ip) => familyOf(ip) === family).slice(0, MAX_ASKED)) {
         this.#asked++;
@@ -152,8 +153,7 @@ export class PunchRound {
     }
     if (this.#asked > 0) return;
     if (this.#seen.length > 0) return this.#ready();
-    const { server } = this.#host;
-    const at = hostPort({ ip: server, port: this.#prepare.port });
+    const at = hostPort({ ip: this.#host.server ?? this.#prepare.servers[0]!, port: this.#prepare.port });
     this.#fail("UNSUPPORTED", `the server's observation port ${at} does not answer`, true);
   }
 

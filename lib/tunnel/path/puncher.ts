@@ -83,7 +83,7 @@ export class Puncher {
       random,
       open: (port, onIncoming) => openPunchSockets(sockets.loop, port, onIncoming),
       ports,
-      server: server.ends?.remote.ip ?? "",
+      server: server.ends?.remote?.ip,
       allowed,
       get rttMs() {
         return server.rttMs ?? 0;
