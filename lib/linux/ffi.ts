@@ -59,7 +59,7 @@ const SYMBOLS = {
 } as const satisfies Deno.ForeignLibraryInterface;
 
 const WAITING_SYMBOLS = {
-  epoll_wait: { parameters: [I, P, I, I], result: I, nonblocking: true },
+  poll: { parameters: [P, U, I], result: I, nonblocking: true },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 export type Libc = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];

@@ -42,7 +42,7 @@ export interface EpollLoopOptions {
 /**
  * Sockets on one epoll instance. It keeps the process alive while a descriptor is open, and needs no start: it runs
  * when there is something to watch. After {@link close} no callback comes; `await loop.finished` where a test (or an
- * orderly stop) must know that the helper thread is gone.
+ * orderly stop) must know that nothing uses the descriptors any more.
  */
 export class EpollLoop implements Loop {
   readonly #poller: Poller;

@@ -6,7 +6,8 @@
 import { setImmediate } from "node:timers";
 import type { Logger } from "../log.ts";
 import { EAGAIN, EINTR, sysError } from "./errno.ts";
-import { errno, type Fd, type Libc, libc, waitingLibc } from "./ffi.ts";
+import { errno, type Fd, type Libc, libc } from "./ffi.ts";
+import { type IdleWait, openIdleWait } from "./idle_wait.ts";
 import { Memory } from "./memory.ts";
 import {
   EPOLL_CTL_ADD,
@@ -40,13 +41,13 @@ const EVENTS_PER_CALL = 256;
 const TURNS_PER_YIELD = 64;
 const EVENTS_PER_YIELD = 1024;
 /**
- * Before a helper thread waits, the kernel is asked this often in each of so many turns of Deno's loop. Starting a
- * helper and coming back takes 100 to 250 µs of CPU, asking 0.4 µs and a turn of Deno's loop 2 µs: asking for about
- * half that time never costs much more than it saves, and a connection that goes back and forth is answered in 20 µs
- * instead of 200 (datagram ping-pong: 25 000/s instead of 5 000/s). Several questions per turn, because each turn
- * leaves 0.6 KB of garbage.
+ * Before the wait, the kernel is asked this often in each of so many turns of Deno's loop: going to sleep and coming
+ * back costs some 15 µs and what the scheduler takes for it, and a connection that goes back and forth has its answer
+ * sooner. Asking longer helped no load that was measured and took the processor from the other end. Several questions
+ * per turn, because each turn leaves 0.6 KB of garbage; not fewer turns than two, because the reactor needs one to see
+ * that its socket is empty again (reactor_wait.ts).
  */
-const IDLE_TURNS = 12;
+const IDLE_TURNS = 3;
 const ASKS_PER_IDLE_TURN = 8;
 /** Marks the eventfd that ends a wait; no descriptor has this number. */
 const WAKE = 0xffffffff;
@@ -68,6 +69,7 @@ export class Poller {
   readonly #targets: (Pollable | undefined)[] = [];
   readonly #generations: number[] = [];
   readonly #turn = () => this.#run();
+  #idle: IdleWait | undefined;
   #generation = 0;
   #size = 0;
   #idleTurns = 0;
@@ -100,7 +102,7 @@ export class Poller {
     return this.#state === "closed";
   }
 
-  /** Resolves once a closed poller has given back its descriptors; the helper thread may need a moment to end. */
+  /** Resolves once a closed poller has given back its descriptors; who waits for it may need a moment to end. */
   get finished(): Promise<void> {
     return this.#finished.promise;
   }
@@ -110,7 +112,7 @@ export class Poller {
     return this.#state === "running";
   }
 
-  /** Whether a helper thread waits for events: the loop is idle. */
+  /** Whether the loop is idle: it is called when there are events. */
   get isWaiting(): boolean {
     return this.#state === "waiting";
   }
@@ -162,16 +164,15 @@ export class Poller {
     this.#state = "closed";
     for (const target of this.#targets.slice()) target?.abandon();
     this.#deferred = [];
-    // The epoll descriptor must outlive whoever uses it: the turn that is running, or the helper thread.
-    if (before === "waiting") this.#poke();
-    else if (before !== "running") this.#release();
+    // The epoll descriptor must outlive whoever uses it: the turn that is running, or the wait.
+    if (before !== "running") this.#release();
   }
 
   #forget(fd: Fd): void {
     if (this.#targets[fd] === undefined) return;
     this.#targets[fd] = undefined;
     this.#size--;
-    // A helper that waits for nothing would keep the process alive.
+    // A wait for nothing would keep the process alive.
     if (this.#size === 0 && this.#state === "waiting") this.#poke();
   }
 
@@ -207,23 +208,18 @@ export class Poller {
     }
   }
 
-  /** Nothing to do: ask a few times more, then wait on a helper thread; stop when there is nothing to wait for. */
+  /** Nothing to do: ask a few times more, then wait; stop when there is nothing to wait for. */
   #rest(): void {
     if (this.#size === 0) {
       this.#state = "stopped";
+      this.#idle?.rest();
       return;
     }
     if (this.#idleTurns++ < IDLE_TURNS) return this.#schedule();
     this.#idleTurns = 0;
     this.#state = "waiting";
-    waitingLibc().epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, -1).then((n) => {
-      if (this.closed) return this.#release();
-      this.#state = "running";
-      if (n > 0) this.#dispatch(n);
-      this.#drain();
-      if (this.closed) return this.#release();
-      this.#run();
-    });
+    this.#idle ??= openIdleWait(this.#epoll, this.#turn);
+    this.#idle.arm();
   }
 
   readonly #drainWaiting = () => {
@@ -282,6 +278,11 @@ export class Poller {
   }
 
   #release(): void {
+    if (this.#idle) this.#idle.close(() => this.#poke()).then(() => this.#free());
+    else this.#free();
+  }
+
+  #free(): void {
     this.#c.close(this.#epoll);
     this.#c.close(this.#wake);
     for (const memory of [this.#control, this.#events, this.#one]) memory.free();

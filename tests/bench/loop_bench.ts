@@ -18,6 +18,9 @@ const BULK_PROXY = 18_803;
 const UDP_ECHO = 18_804;
 
 const HZ = 100;
+const PAUSES_MS = [1, 10, 50] as const;
+const WAKE_UPS = 100;
+const IDLE_SECONDS = 5;
 
 const WRK_RUNS: readonly (readonly [string, readonly string[]])[] = [
   ["c1", ["-t1", "-c1"]],
@@ -120,6 +123,10 @@ async function measure(seconds: number, peers: readonly number[]): Promise<void>
     }
     print(`proxy private MB ${privateMb(proxyPid)}`);
     await datagrams(seconds);
+    await wakeUps(children[0]!.pid);
+    const before = processorMs(proxyPid);
+    await sleep(systemClock, IDLE_SECONDS * 1000);
+    print(`idle for ${IDLE_SECONDS} s: ${(processorMs(proxyPid) - before).toFixed(2)} ms of CPU`);
   } finally {
     for (const child of children) child.kill();
     for (const child of children) await child.status;
@@ -146,6 +153,43 @@ async function datagrams(seconds: number): Promise<void> {
     );
     socket.close();
   }
+}
+
+/** One datagram and its answer after each pause: both ends are woken from their idle wait. */
+async function wakeUps(echoPid: number): Promise<void> {
+  await using loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+  let answered = () => {};
+  const socket = loop.bindUdp(local(0), () => answered());
+  for (const pause of PAUSES_MS) {
+    const times: number[] = [];
+    const before = processorMs(echoPid);
+    for (let i = 0; i < WAKE_UPS; i++) {
+      await sleep(systemClock, pause);
+      const answer = new Promise<void>((resolve) => answered = resolve);
+      const start = performance.now();
+      socket.send(new Uint8Array(200), 200, local(UDP_ECHO));
+      await answer;
+      times.push((performance.now() - start) * 1000);
+    }
+    const used = (processorMs(echoPid) - before) / WAKE_UPS * 1000;
+    times.sort((a, b) => a - b);
+    const at = (q: number) => Math.round(times[Math.floor(q * times.length)]!);
+    const mean = Math.round(times.reduce((sum, t) => sum + t, 0) / times.length);
+    print(
+      `round trip after ${pause} ms of rest: mean ${mean} p50 ${at(0.5)} p99 ${at(0.99)} us, ` +
+        `${Math.round(used)} us of CPU per answer`,
+    );
+  }
+  socket.close();
+}
+
+/** Processor time of all threads, to the microsecond. */
+function processorMs(pid: number): number {
+  let ns = 0;
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
+    ns += Number(Deno.readTextFileSync(`/proc/${pid}/task/${name}/schedstat`).split(" ")[0]);
+  }
+  return ns / 1e6;
 }
 
 function local(port: number): IpPort {
