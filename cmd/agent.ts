@@ -39,8 +39,9 @@ import {
   untilStopped,
 } from "./daemon.ts";
 import { reloadOnHangup } from "./reload.ts";
-import { filesSource, kubeSource } from "./meta_sources.ts";
+import { filesSource, namedSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
+import { watchNativeProxy } from "./native_proxy.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
 /** A host that starts without its server says it is ready after this long: what works offline must not wait for it. */
@@ -88,7 +89,7 @@ export interface RunningAgent extends AsyncDisposable {
   readonly store: MetaStore;
   readonly source: ServerSource;
   readonly local: MetaSource | undefined;
-  /** A Kubernetes API that is followed instead of the server, where one is configured. */
+  /** A Kubernetes API or MetaServer that is followed instead of the server, where one is named. */
   readonly explicit: MetaSource | undefined;
   readonly guard: Guard;
   readonly disk: DiskSnapshot;
@@ -138,11 +139,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const source = new ServerSource({ layer: store.layer("base"), guard, clock, log: log.child("meta") });
   const local = config.manifests === undefined
     ? undefined
-    : filesSource(config.manifests, store.layer("local"), cidrs, log);
+    : filesSource(config.manifests, store.layer("local"), cidrs, { log });
   // A source that is named wins over the joined server; nothing is followed because it merely answers (design: source order).
-  const explicit = config.kubeconfig === undefined
-    ? undefined
-    : await kubeSource(config.kubeconfig, store.layer("base"), { log, pods: { node: identity.node } });
+  const explicit = await namedSource(config, { layer: store.layer("base"), log, guard, node: identity.node });
   for (const named of [local, explicit]) {
     if (!named) continue;
     await named.start();
@@ -191,6 +190,10 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     },
   });
   let online = false;
+  const native = await watchNativeProxy(log.child("forward"), () => {
+    void forwarder?.setConfig(forwardConfig(live, cidrs, native.works));
+  });
+  stack.defer(() => native.close());
   if (config.forward.enabled) {
     forwarder = new Forwarder({
       loop,
@@ -199,7 +202,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       tunnel: tunnel.manager,
       rules: openRules(config.forward.backend, log),
       facts,
-      config: forwardConfig(config, cidrs),
+      config: forwardConfig(config, cidrs, native.works),
       options: {
         connectTimeoutMs: config.forward.connectTimeoutMs,
         udpIdleMs: config.forward.udpIdleMs,
@@ -237,7 +240,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       live = next;
       guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
       forwarder?.setAccessLog(live.forward.accessLog);
-      await forwarder?.setConfig(forwardConfig(live, cidrs));
+      await forwarder?.setConfig(forwardConfig(live, cidrs, native.works));
       if (!live.dns.enabled) {
         dns?.close();
         dns = undefined;

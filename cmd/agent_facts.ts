@@ -53,7 +53,9 @@ export function sameFacts(a: NodeFacts, b: NodeFacts): boolean {
   return JSON.stringify(a) === JSON.stringify(b);
 }
 
-export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[]): ForwardConfig {
+/** `nativeProxy`: whether this node's kube-proxy works, where the configuration leaves it to us to find out. */
+export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[], nativeProxy: boolean): ForwardConfig {
+  const { serviceFilterMode, namespaces, excludeNamespaces } = config.forward;
   return {
     ...DEFAULT_FORWARD_CONFIG,
     // Without it the mesh link would swallow what no Service has: a person would wait three seconds for the error.
@@ -61,6 +63,12 @@ export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[]): Forw
     externalIPs: config.forward.externalIPs.map((text) => parseCidr(text)!),
     hostPorts: config.forward.hostPorts,
     reservedPorts: RESERVED_PORTS,
+    filter: {
+      mode: serviceFilterMode,
+      ...(namespaces.length > 0 ? { namespaces } : {}),
+      excludeNamespaces,
+      nativeProxy: config.forward.nativeProxy === "auto" ? nativeProxy : config.forward.nativeProxy === "on",
+    },
     privateEndpoints: config.forward.allowPrivateExternalEndpoints,
   };
 }

@@ -6,6 +6,7 @@ import { MeshError } from "../lib/errors.ts";
 import { memoryUse } from "../lib/linux/process.ts";
 import type { LogLevel } from "../lib/log.ts";
 import { problemText } from "../lib/meta/problems.ts";
+import type { SourceStatus } from "../lib/meta/source.ts";
 import {
   type AgentStatus,
   type ModuleStatus,
@@ -21,6 +22,7 @@ import { checkRoutes } from "./agent_check.ts";
 import { networkRoutes } from "./agent_netcheck.ts";
 import { pingRoutes } from "./agent_ping.ts";
 import { commonRoutes } from "./common_routes.ts";
+import { sourceView } from "./meta_sources.ts";
 import type { RunningAgent } from "./agent.ts";
 import { duration } from "./output.ts";
 
@@ -88,7 +90,9 @@ function agentStatus(agent: RunningAgent): AgentStatus {
       source: snapshot.version.source,
       epoch: snapshot.version.epoch,
       number: snapshot.version.number,
-      ageSeconds: Math.floor((systemClock.now() - source.since) / 1000),
+      ageSeconds: metadataAge(agent, source),
+      follows: sourceView(source),
+      ...(agent.local ? { local: sourceView(agent.local.status()) } : {}),
       services: snapshot.count("service"),
       endpoints,
       nodes: snapshot.count("node"),
@@ -96,7 +100,16 @@ function agentStatus(agent: RunningAgent): AgentStatus {
     },
     peers: tunnel.peers.map((peer) => peerStatus(peer, tunnel.why.get(peer.node))),
     services: forward?.services ?? [],
+    leftAlone: forward?.leftAlone ?? [],
   };
+}
+
+/** Seconds since the metadata at hand was known to be what its source has. */
+function metadataAge({ disk }: RunningAgent, source: SourceStatus): number {
+  if (source.state === "synced") return 0;
+  const { loaded } = disk.status();
+  const ms = loaded ? systemClock.wall() - loaded.savedAt : systemClock.now() - source.since;
+  return Math.max(0, Math.floor(ms / 1000));
 }
 
 function serverLink(s: TunnelServer): ServerLinkStatus {

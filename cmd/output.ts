@@ -17,7 +17,7 @@ export function printError(text: string): void {
 /** Prints a document in the wanted form; `text` renders it for people. */
 export async function printDocument(value: unknown, format: Format, text: () => string): Promise<void> {
   if (format === "json") print(JSON.stringify(value, null, 2));
-  else if (format === "yaml") print((await import("yaml")).stringify(value).trimEnd());
+  else if (format === "yaml") print((await import("../lib/yaml.ts")).stringify(value).trimEnd());
   else print(text());
 }
 

@@ -14,6 +14,7 @@ import type { Logger } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout_server.ts";
 import type { AgentConnection } from "../lib/meta/fanout_server.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
+import { scopeFor, scopeLabels } from "../lib/meta/scope.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
@@ -112,7 +113,8 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     isKnown: (node) => identity.enrolments.get(node) !== undefined,
     onAgent(node) {
       agents.get(node)?.close();
-      agents.set(node, fanout.connect({ node, send: (message) => control.sendMeta(node, message) }));
+      const scope = scopeFor(node, config.metadata.scopes);
+      agents.set(node, fanout.connect({ node, scope, send: (message) => control.sendMeta(node, message) }));
     },
     onAgentGone(node) {
       agents.get(node)?.close();
@@ -182,9 +184,14 @@ async function openSources(config: ServerConfig, store: MetaStore, log: Logger):
       hint: "drop one of the two",
     });
   }
-  if (config.kubeconfig !== undefined) return [await kubeSource(config.kubeconfig, layer, { log, pods: "all" })];
+  const { scopes, ...reading } = config.metadata;
+  const extraLabels = scopeLabels(scopes);
+  if (config.kubeconfig !== undefined) {
+    return [await kubeSource(config.kubeconfig, { layer, log, pods: "all", ...reading, extraLabels })];
+  }
   if (config.manifests === undefined) return [];
-  return [filesSource(config.manifests, layer, config.serviceCIDRs.map((c) => parseCidr(c)!), log)];
+  const cidrs = config.serviceCIDRs.map((c) => parseCidr(c)!);
+  return [filesSource(config.manifests, layer, cidrs, { log, extraLabels })];
 }
 
 /** `wss://` and this host's first address that others can reach, unless the listener names one. */

@@ -44,8 +44,9 @@ export function agentText(s: AgentStatus): string {
   const m = s.metadata;
   out.push(
     `metadata  ${m.services} services, ${m.endpoints} endpoints, ${m.nodes} nodes from ${m.source || "nowhere yet"}` +
-      (m.source ? `, ${duration(m.ageSeconds)} old` : ""),
+      (m.source ? `, ${m.ageSeconds === 0 ? "current" : `${duration(m.ageSeconds)} old`}` : ""),
   );
+  if (m.local) out.push(`          ${m.local.from} wins over it: ${m.local.detail ?? m.local.state}`);
   for (const module of s.modules) out.push(`${module.name.padEnd(9)} ${module.state}: ${module.detail}`);
   out.push("");
   out.push(table([
@@ -53,6 +54,7 @@ export function agentText(s: AgentStatus): string {
     ...s.servers.map((v) => [v.url, v.state, ms(v.rttMs), v.observed ?? "-", v.detail ?? ""]),
   ]));
   out.push("", peersText(s), "", servicesText(s));
+  for (const problem of [...m.follows.problems, ...m.local?.problems ?? []]) out.push(`problem: ${problem}`);
   for (const refused of m.refused) out.push(`refused: ${refused}`);
   return out.concat(warningLines(s)).join("\n");
 }
@@ -68,7 +70,8 @@ function peersText(s: AgentStatus): string {
 }
 
 function servicesText(s: AgentStatus): string {
-  if (s.services.length === 0) return "no services";
+  const leftAlone = s.leftAlone.map(({ service, why }) => `left alone: ${service}: ${why}`);
+  if (s.services.length === 0) return ["no services", ...leftAlone].join("\n");
   const rows = [["SERVICE", "ADDRESS", "ENDPOINT", "NODE", "WAY", "WHY"]];
   for (const service of s.services) {
     const at = `${service.address}:${service.port}/${service.protocol}`;
@@ -77,7 +80,7 @@ function servicesText(s: AgentStatus): string {
       rows.push([i === 0 ? service.service : "", i === 0 ? at : "", e.endpoint, e.node ?? "-", e.way, e.why])
     );
   }
-  return table(rows);
+  return [table(rows), ...leftAlone].join("\n");
 }
 
 /** The whole picture of a server for a person. */

@@ -40,8 +40,39 @@ const log = z.strictObject({
   ),
 }).prefault({});
 
+const httpUrl = z.string().refine(isHttpUrl, { error: "must be http://HOST:PORT or https://HOST:PORT" });
+
+/** KubeEdge's local API server; keys and defaults are the original's (`kubeAPIConfig.metaServer`). */
+const metaServer = z.strictObject({
+  server: httpUrl.optional().describe(
+    "KubeEdge's MetaServer to learn from instead of the server, like http://127.0.0.1:10550; never asked unless named here",
+  ),
+  security: z.strictObject({
+    requireAuthorization: z.boolean().default(false).describe("Use TLS and the token of tokenFile"),
+    insecureSkipTLSVerify: z.boolean().default(false).describe("Do not check the MetaServer's certificate"),
+    tlsCaFile: absolutePath.default("/etc/edgemesh/metaserver/rootCA.crt").describe("Authority of its certificate"),
+    tlsCertFile: z.union([absolutePath, z.literal("off")]).default("/etc/edgemesh/metaserver/server.crt").describe(
+      "Client certificate; off: none",
+    ),
+    tlsPrivateKeyFile: absolutePath.default("/etc/edgemesh/metaserver/server.key").describe("Key of tlsCertFile"),
+    tokenFile: absolutePath.default("/var/run/secrets/kubernetes.io/serviceaccount/token").describe(
+      "Token of a service account; read anew when it is refused",
+    ),
+  }).prefault({}),
+}).prefault({});
+
+/** What is read from a Kubernetes API, whichever. */
+const reading = {
+  namespaces: z.array(z.string()).default([]).describe(
+    "Only objects of these namespaces are read from a Kubernetes API; needs rights in them only; empty: all",
+  ),
+  routes: z.boolean().default(true).describe("Read Istio's and the Gateway API's objects, too"),
+};
+
 /** Virtual addresses pushed from outside are believed only inside these networks (see SECURITY.md). */
 const DEFAULT_SERVICE_CIDRS = ["10.96.0.0/12", "10.43.0.0/16", "fd00:10:96::/112"];
+
+const BothSources = { path: ["metaServer", "server"], error: "cannot be given beside kubeconfig: drop one of the two" };
 
 export const AgentConfig = z.strictObject({
   nodeName: nodeName.optional().describe("Name of this node; after the join it is on disk"),
@@ -57,6 +88,8 @@ export const AgentConfig = z.strictObject({
   kubeconfig: z.string().optional().describe(
     "Kubernetes API to learn from instead of the server: a kubeconfig file, or in-cluster",
   ),
+  metaServer,
+  metadata: z.strictObject(reading).prefault({}),
   metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9464").describe(
     "Prometheus metrics and health; off to disable",
   ),
@@ -114,6 +147,15 @@ export const AgentConfig = z.strictObject({
   }).prefault({}),
   forward: z.strictObject({
     enabled: z.boolean().default(true).describe("Bring Service traffic to its endpoints"),
+    serviceFilterMode: z.enum(["FilterIfLabelExists", "FilterIfLabelDoesNotExists"]).default("FilterIfLabelExists")
+      .describe(
+        "What the label service.edgemesh.kubeedge.io/service-proxy-name does: Services with it are left alone, or all others",
+      ),
+    namespaces: z.array(z.string()).default([]).describe("Only Services of these namespaces are forwarded; empty: all"),
+    excludeNamespaces: z.array(z.string()).default([]).describe("Services of these namespaces are left alone"),
+    nativeProxy: z.enum(["auto", "on", "off"]).default("auto").describe(
+      "Whether this node's kube-proxy keeps default/kubernetes and the cluster DNS; auto: while its health check answers",
+    ),
     backend: z.enum(["auto", "netlink", "nft"]).default("auto").describe(
       "How kernel rules are written; auto probes netlink first",
     ),
@@ -151,7 +193,7 @@ export const AgentConfig = z.strictObject({
       "How long peers with an expired certificate are still trusted",
     ),
   }).prefault({}),
-});
+}).refine((c) => c.kubeconfig === undefined || c.metaServer.server === undefined, BothSources);
 
 export const ServerConfig = z.strictObject({
   name: nodeName.default("server").describe("Name of this server in certificates and status"),
@@ -170,6 +212,17 @@ export const ServerConfig = z.strictObject({
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of Kubernetes YAML to serve to the agents"),
   kubeconfig: z.string().optional().describe("Kubernetes API to serve from: a kubeconfig file, or in-cluster"),
+  metadata: z.strictObject({
+    ...reading,
+    scopes: z.array(z.strictObject({
+      nodes: z.array(z.string()).min(1),
+      namespaces: z.array(z.string()).optional(),
+      serviceLabels: z.record(z.string(), z.string()).optional(),
+      pods: z.enum(["own", "all", "none"]).optional(),
+    })).default([]).describe(
+      "Which part an agent is given: the first entry with its node's name (* stands for any part); others get all",
+    ),
+  }).prefault({}),
   metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9465").describe(
     "Prometheus metrics and health; off to disable",
   ),
@@ -287,6 +340,12 @@ function isServerUrl(text: string): boolean {
   } catch {
     return false;
   }
+}
+
+function isHttpUrl(text: string): boolean {
+  const url = URL.parse(text);
+  return url !== null && /^https?:$/.test(url.protocol) && url.pathname === "/" && url.username === "" &&
+    url.search === "" && url.hash === "";
 }
 
 function lowerFirst(text: string): string {

@@ -61,6 +61,14 @@ export interface ServiceStatus {
   readonly verdict?: string;
 }
 
+/** A Service with a virtual address that this node does not forward. */
+export interface LeftAlone {
+  readonly service: string;
+  /** `label-exists`, `label-missing`, `namespace`, `headless-label`, `other-proxy`, `native-apiserver`, `native-dns`. */
+  readonly reason: string;
+  readonly why: string;
+}
+
 export interface Warning {
   readonly code: string;
   readonly text: string;
@@ -86,6 +94,18 @@ interface CommonStatus {
   readonly warnings: readonly Warning[];
 }
 
+/** A source of metadata as it is now. */
+export interface SourceView {
+  readonly kind: string;
+  /** Folder or address. */
+  readonly from: string;
+  /** starting, synced, degraded. */
+  readonly state: string;
+  readonly detail?: string;
+  /** What is wrong with its objects, and resources that cannot be read. */
+  readonly problems: readonly string[];
+}
+
 export interface AgentStatus extends CommonStatus {
   readonly role: "agent";
   readonly node: string;
@@ -95,10 +115,16 @@ export interface AgentStatus extends CommonStatus {
   readonly modules: readonly ModuleStatus[];
   readonly servers: readonly ServerLinkStatus[];
   readonly metadata: {
+    /** Who counts the versions: `server:NAME`, `kube:ADDRESS`, `metaserver:ADDRESS`. */
     readonly source: string;
     readonly epoch: string;
     readonly number: number;
+    /** Since it was last known to be what the source has; 0 while the source is followed. */
     readonly ageSeconds: number;
+    /** What is followed: server, kube or metaserver; where; and how it is. */
+    readonly follows: SourceView;
+    /** The folder whose objects win over the source's, where one is configured. */
+    readonly local?: SourceView;
     readonly services: number;
     readonly endpoints: number;
     readonly nodes: number;
@@ -107,6 +133,8 @@ export interface AgentStatus extends CommonStatus {
   };
   readonly peers: readonly PeerStatus[];
   readonly services: readonly ServiceStatus[];
+  /** Services that are answered by name but not forwarded, and why. */
+  readonly leftAlone: readonly LeftAlone[];
 }
 
 export interface ServerStatus extends CommonStatus {

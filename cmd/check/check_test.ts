@@ -126,6 +126,7 @@ const status: AgentStatus = {
     epoch: "e",
     number: 1,
     ageSeconds: 1,
+    follows: { kind: "server", from: "cloud", state: "synced", problems: [] },
     services: 2,
     endpoints: 3,
     nodes: 2,
@@ -133,6 +134,7 @@ const status: AgentStatus = {
   },
   peers: [],
   services: [],
+  leftAlone: [],
 };
 const agent: AgentFacts = {
   rules: { backend: "netlink", repairs: 0 },

@@ -19,7 +19,7 @@ export function parseSockets(text: string, protocol: "tcp" | "udp"): readonly Li
     const fields = line.trim().split(/\s+/);
     const [address, port] = fields[1]?.split(":") ?? [];
     if (address === undefined || port === undefined || fields[3] !== wanted) return [];
-    return [{ protocol, ip: ipFromBytes(addressBytes(address)), port: parseInt(port, 16), inode: fields[9] ?? "" }];
+    return [{ protocol, ip: ipFromHex(address), port: parseInt(port, 16), inode: fields[9] ?? "" }];
   });
 }
 
@@ -30,11 +30,11 @@ export function conflicts(socket: ListeningSocket, ip: string, port: number): bo
   return any || socket.ip === ip || ip === "0.0.0.0" || ip === "::";
 }
 
-/** Words of four bytes, each in the host's order: little-endian on all machines that Deno runs on. */
-function addressBytes(hex: string): Uint8Array {
+/** An address of proc(5): words of four bytes, each in the host's order: little-endian on all machines that Deno runs on. */
+export function ipFromHex(hex: string): string {
   const bytes = new Uint8Array(hex.length / 2);
   for (let i = 0; i < bytes.length; i++) {
     bytes[(i & ~3) + (3 - (i & 3))] = parseInt(hex.slice(2 * i, 2 * i + 2), 16);
   }
-  return bytes;
+  return ipFromBytes(bytes);
 }

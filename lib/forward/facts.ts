@@ -3,6 +3,7 @@
  * agent gathers them and hands over a new one when something changed.
  */
 import type { Cidr } from "../addr.ts";
+import { DEFAULT_FILTER, type FilterConfig } from "../meta/filters.ts";
 
 /** A pod network of another node that packets of this node reach without us: declared, or proven by that node's agent. */
 export interface RoutableSubnet {
@@ -48,10 +49,8 @@ export interface ForwardConfig {
   readonly reservedPorts: readonly number[];
   /** Dial private addresses of endpoints that belong to no node. */
   readonly privateEndpoints: boolean;
-  /** The original's filter: skip labelled Services, or skip all others. */
-  readonly serviceFilter: "skip-labelled" | "only-labelled";
-  /** `namespace/name` of Services left to another service proxy on this node. */
-  readonly leaveAlone: readonly string[];
+  /** Which Services are left to another service proxy on this node, or to nobody. */
+  readonly filter: FilterConfig;
   /** Preference for near endpoints of Services that do not say anything themselves. */
   readonly prefer: Preference;
 }
@@ -67,7 +66,6 @@ export const DEFAULT_FORWARD_CONFIG: ForwardConfig = {
   hostPorts: [],
   reservedPorts: [],
   privateEndpoints: false,
-  serviceFilter: "skip-labelled",
-  leaveAlone: [],
+  filter: DEFAULT_FILTER,
   prefer: "none",
 };

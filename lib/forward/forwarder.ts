@@ -174,6 +174,7 @@ export class Forwarder {
 
   status(): ForwardStatus {
     return forwardStatus({
+      meta: this.#meta,
       plan: this.#plan,
       counters: this.#counters,
       connections: this.#connections.size,

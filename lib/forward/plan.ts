@@ -22,7 +22,7 @@ export function planForwarding(meta: MetaReader, facts: NodeFacts, config: Forwa
   const services = new Map<ServiceKey, PlannedService>();
   for (const service of meta.services()) {
     const key = serviceKey(service.namespace, service.name);
-    if (!handlesService(service, key, config)) continue;
+    if (!handlesService(service, config)) continue;
     const slices = meta.slicesOf(service.namespace, service.name);
     const before = reusable?.get(key);
     const policy = policies.get(key);

@@ -1,5 +1,6 @@
 /** The plan of one Service: its addresses, its endpoints and how each is reached. Pure. */
 import { cidrContains, type Family, familyOf, hostPort, isPrivate, isUnicastEndpoint } from "../addr.ts";
+import { filterReason } from "../meta/filters.ts";
 import type { Endpoint, EndpointSlice, Protocol, Service, ServiceKey, ServicePort } from "../meta/model.ts";
 import { serviceKey } from "../meta/model.ts";
 import type { Balance, ForwardConfig, NodeFacts, Preference } from "./facts.ts";
@@ -16,19 +17,14 @@ import {
 import type { ServicePolicy } from "./policies.ts";
 import { type Selectable, selectEndpoints } from "./select.ts";
 
-/** Kubernetes' label for Services that another service proxy handles. */
-const LABEL_PROXY_NAME = "service.kubernetes.io/service-proxy-name";
-/** Kubernetes' label for Services that no service proxy handles. */
-const LABEL_HEADLESS = "service.kubernetes.io/headless";
-/** The original's label, kept so that its users' Services mean the same here. */
-const LABEL_EDGEMESH = "service.edgemesh.kubeedge.io/service-proxy-name";
-
 /** Whether this node brings traffic of the Service anywhere at all. */
-export function handlesService(service: Service, key: ServiceKey, config: ForwardConfig): boolean {
-  if (service.type === "ExternalName" || service.headless || service.clusterIPs.length === 0) return false;
-  if (LABEL_PROXY_NAME in service.labels || LABEL_HEADLESS in service.labels) return false;
-  if ((LABEL_EDGEMESH in service.labels) !== (config.serviceFilter === "only-labelled")) return false;
-  return !config.leaveAlone.includes(key);
+export function handlesService(service: Service, config: ForwardConfig): boolean {
+  return hasVirtualAddress(service) && filterReason(service, config.filter) === undefined;
+}
+
+/** Whether there is anything to forward. */
+export function hasVirtualAddress(service: Service): boolean {
+  return service.type !== "ExternalName" && !service.headless && service.clusterIPs.length > 0;
 }
 
 /** What a Service's plan is made from. */

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { metaOf, service, slice } from "../../tests/fixtures/meta_literal.ts";
 import { parseCidr } from "../addr.ts";
+import { DEFAULT_FILTER } from "../meta/filters.ts";
 import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts } from "./facts.ts";
 import { planForwarding } from "./plan.ts";
 import type { PlannedPort, Slot } from "./plan_model.ts";
@@ -124,8 +125,9 @@ Deno.test("plan: Services of others and without a virtual address are left alone
     }),
     service("default/kubernetes", { clusterIPs: ["10.96.0.4"] }),
   ];
-  assert.equal(plan({ services: cases }, { leaveAlone: ["default/kubernetes"] }).services.size, 0);
-  assert.deepEqual([...plan({ services: cases }, { serviceFilter: "only-labelled" }).services.keys()], ["a/original"]);
+  assert.equal(plan({ services: cases }, { filter: { ...DEFAULT_FILTER, nativeProxy: true } }).services.size, 0);
+  const inverse = { filter: { ...DEFAULT_FILTER, mode: "FilterIfLabelDoesNotExists" } } as const;
+  assert.deepEqual([...plan({ services: cases }, inverse).services.keys()], ["a/original"]);
 });
 
 Deno.test("plan: endpoints that must not be connected to are left out, with a note", () => {

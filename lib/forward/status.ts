@@ -1,8 +1,12 @@
 /** What forwarding says about itself: the ways of each Service and why, counters, and the state of the rules. */
 import { hostPort } from "../addr.ts";
-import type { ServiceStatus } from "../status.ts";
+import { filterReason, filterText } from "../meta/filters.ts";
+import type { MetaReader } from "../meta/model.ts";
+import { serviceKey } from "../meta/model.ts";
+import type { LeftAlone, ServiceStatus } from "../status.ts";
 import type { Counters, WayCounters } from "./counters.ts";
 import type { Plan, PlannedPort, Slot, Verdict } from "./plan_model.ts";
+import { hasVirtualAddress } from "./plan_service.ts";
 import type { RuleWriter } from "./rules/writer.ts";
 
 export interface ForwardStatus {
@@ -16,6 +20,8 @@ export interface ForwardStatus {
   readonly problem?: string;
   readonly connections: number;
   readonly services: readonly ServiceStatus[];
+  /** Services with a virtual address that this node does not forward. */
+  readonly leftAlone: readonly LeftAlone[];
   /** Per Service port and way; the kernel way is not counted by the agent. */
   readonly traffic: readonly (WayCounters & { readonly port: string; readonly way: "proxy" | "tunnel" })[];
   readonly refused: Readonly<Record<string, number>>;
@@ -25,6 +31,7 @@ export interface ForwardStatus {
 }
 
 export interface StatusInput {
+  readonly meta: MetaReader | undefined;
   readonly plan: Plan;
   readonly counters: Counters;
   readonly connections: number;
@@ -54,11 +61,23 @@ export function forwardStatus(input: StatusInput): ForwardStatus {
     ...(input.problem === undefined ? {} : { problem: input.problem }),
     connections: input.connections,
     services,
+    leftAlone: leftAlone(input),
     traffic,
     refused: Object.fromEntries(counters.refused),
     inbound: { ...counters.inbound, refused: Object.fromEntries(counters.inboundRefused) },
     notes,
   };
+}
+
+function leftAlone({ meta, plan }: StatusInput): LeftAlone[] {
+  const out: LeftAlone[] = [];
+  for (const service of meta?.services() ?? []) {
+    if (!hasVirtualAddress(service)) continue;
+    const reason = filterReason(service, plan.config.filter);
+    if (!reason) continue;
+    out.push({ service: serviceKey(service.namespace, service.name), reason, why: filterText(reason) });
+  }
+  return out;
 }
 
 /** One sentence for a slot's way. */

@@ -19,6 +19,8 @@ export interface ServerFlags {
   /** More flags, like `--set certificateHours=1`. */
   readonly flags?: readonly string[];
   readonly clock?: FakeTime;
+  /** Serve the manifests written so far. Default true; false for a server with another source. */
+  readonly manifests?: boolean;
 }
 
 export interface AgentFlags {
@@ -66,7 +68,11 @@ export class Mesh {
     await Deno.mkdir(host.path(MANIFESTS), { recursive: true });
     this.#server = await this.topology.server.start(
       "server",
-      ["server", "--url", this.url, "--manifests", MANIFESTS, ...options.flags ?? []],
+      [
+        ...["server", "--url", this.url],
+        ...(options.manifests === false ? [] : ["--manifests", MANIFESTS]),
+        ...options.flags ?? [],
+      ],
       { ready: SERVER_READY, ...(options.clock ? { clock: options.clock } : {}) },
     );
     return this.#server;

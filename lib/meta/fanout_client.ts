@@ -30,6 +30,8 @@ const MAX_OBJECTS = 1_000_000;
 const MAX_KEY = 600;
 
 export type ClientEvent =
+  /** The server counts as it did when it told us the state at hand: what is new since then follows, if anything is. */
+  | { readonly type: "resumed"; readonly version: MetaVersion }
   /** A complete state begins: what is not mentioned until `commit` is gone. */
   | { readonly type: "begin" }
   /** Part of a complete state. */
@@ -109,9 +111,10 @@ export class FanoutClient {
     }
     this.#server = { source: message.source, epoch: message.epoch };
     const have = this.#have;
-    if (have && have.source === message.source && have.epoch === message.epoch) this.#number = have.number;
     this.#state = { name: "ready" };
-    return [];
+    if (have?.source !== message.source || have.epoch !== message.epoch) return [];
+    this.#number = have.number;
+    return [{ type: "resumed", version: have }];
   }
 
   #part(message: { first: boolean; last: boolean; bytes: Uint8Array }): ClientEvent[] {

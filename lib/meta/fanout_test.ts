@@ -239,6 +239,25 @@ Deno.test("fanout: a reconnecting agent resumes with what it missed", () => {
   assert.equal(agent.snapshot.count("pod"), 0, "the pod moved to another node");
 });
 
+Deno.test("fanout: an agent that missed nothing follows again as soon as it is welcomed", () => {
+  const clock = new FakeClock();
+  const side = new Side(clock);
+  const agent = new Agent(clock);
+  side.apply(put("service", aService()));
+  agent.connect(side);
+  settle(clock, agent);
+  agent.disconnect();
+  assert.deepEqual([agent.source.status().state, agent.source.status().lastError], [
+    "degraded",
+    "not connected to a server",
+  ]);
+  const images = agent.images;
+  agent.connect(side);
+  settle(clock, agent);
+  assert.deepEqual([agent.source.status().state, agent.source.status().lastError], ["synced", undefined]);
+  assert.equal(agent.images, images, "nothing had to be told again");
+});
+
 Deno.test("fanout: an agent beyond the log's reach gets everything", () => {
   const clock = new FakeClock();
   const side = new Side(clock);

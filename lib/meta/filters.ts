@@ -3,7 +3,7 @@
  * with the original: its label with both modes, namespaces, Kubernetes' headless label, and what the native component
  * serves well is left to it.
  */
-import { HEADLESS, K8S_APP, SERVICE_PROXY_NAME } from "./labels.ts";
+import { HEADLESS, K8S_APP, K8S_SERVICE_PROXY_NAME, SERVICE_PROXY_NAME } from "./labels.ts";
 import type { Service } from "./model.ts";
 
 /** The original's `serviceFilterMode`. */
@@ -29,6 +29,7 @@ export type FilterReason =
   | "label-missing"
   | "namespace"
   | "headless-label"
+  | "other-proxy"
   | "native-apiserver"
   | "native-dns";
 
@@ -40,6 +41,7 @@ const DNS_APP = "kube-dns";
 /** Why the mesh leaves a Service alone; undefined: it forwards it. */
 export function filterReason(service: Service, config: FilterConfig): FilterReason | undefined {
   if (Object.hasOwn(service.labels, HEADLESS)) return "headless-label";
+  if (Object.hasOwn(service.labels, K8S_SERVICE_PROXY_NAME)) return "other-proxy";
   const labelled = Object.hasOwn(service.labels, SERVICE_PROXY_NAME);
   if (config.mode === "FilterIfLabelExists" && labelled) return "label-exists";
   if (config.mode === "FilterIfLabelDoesNotExists" && !labelled) return "label-missing";
@@ -54,4 +56,23 @@ export function filterReason(service: Service, config: FilterConfig): FilterReas
 export function isClusterDns(service: Service): boolean {
   if (service.labels[K8S_APP] === DNS_APP) return true;
   return service.namespace === DNS_NAMESPACE && DNS_NAMES.has(service.name);
+}
+
+/** One sentence for a reason. */
+export function filterText(reason: FilterReason): string {
+  switch (reason) {
+    case "label-exists":
+      return `it has the label ${SERVICE_PROXY_NAME}`;
+    case "label-missing":
+      return `it lacks the label ${SERVICE_PROXY_NAME} (serviceFilterMode)`;
+    case "namespace":
+      return "its namespace is not forwarded here (forward.namespaces, forward.excludeNamespaces)";
+    case "headless-label":
+      return `it has the label ${HEADLESS}`;
+    case "other-proxy":
+      return `its label ${K8S_SERVICE_PROXY_NAME} names another proxy`;
+    case "native-apiserver":
+    case "native-dns":
+      return "this node's kube-proxy serves it (forward.nativeProxy)";
+  }
 }

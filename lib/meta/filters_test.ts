@@ -15,10 +15,10 @@ const CASES: [string, Partial<Service>, FilterConfig, FilterReason | undefined][
   ["A22: inverse, not labelled", {}, inverse, "label-missing"],
   ["the value of the label does not matter", { labels: { ...LABEL, x: "y" } }, DEFAULT_FILTER, "label-exists"],
   [
-    "Kubernetes' own proxy name is not ours",
+    "Kubernetes' label names another proxy",
     { labels: { "service.kubernetes.io/service-proxy-name": "x" } },
     DEFAULT_FILTER,
-    undefined,
+    "other-proxy",
   ],
   ["headless label", { labels: { "service.kubernetes.io/headless": "" } }, DEFAULT_FILTER, "headless-label"],
   [

@@ -15,6 +15,8 @@ export interface ApiAnswer {
 export interface KubeApi {
   /** `https://10.0.0.1:6443`, for status and logs. */
   readonly address: string;
+  /** Why its answers are not believed now, where that is so. */
+  readonly problem?: string | undefined;
   /** Rejects when no answer came; the body may still break. */
   get(pathAndQuery: string, signal: AbortSignal): Promise<ApiAnswer>;
   /** Reads tokens and certificates anew: the server refused the present ones. */

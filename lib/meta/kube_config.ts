@@ -52,7 +52,7 @@ export function kubeconfigAccess(
   let plugin: { readonly text: string; readonly prove: () => Promise<Proof> } | undefined;
   return async (fresh) => {
     const text = await deps.readText(path);
-    const { parse } = await import("yaml");
+    const { parse } = await import("../yaml.ts");
     const parts = selectContext(parse(text, { maxAliasCount: 10 }), options.context, path);
     const user = parts.user;
     if (user.exec === undefined && user["auth-provider"] === undefined) return await plainAccess(parts, path, deps);

@@ -2,7 +2,7 @@
 
 /** The original's filter label: which Services the mesh handles depends on its presence, its value does not matter. */
 export const SERVICE_PROXY_NAME = "service.edgemesh.kubeedge.io/service-proxy-name";
-/** Kubernetes: a Service with it belongs to another proxy. The original ignores it; shown only. */
+/** Kubernetes: a Service with it belongs to another proxy, as for kube-proxy. The original ignores it. */
 export const K8S_SERVICE_PROXY_NAME = "service.kubernetes.io/service-proxy-name";
 /** Kubernetes: no proxy shall handle this Service, whatever its clusterIP. */
 export const HEADLESS = "service.kubernetes.io/headless";

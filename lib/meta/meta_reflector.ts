@@ -22,6 +22,8 @@ export type MetaInput =
   | { readonly type: "unknown"; readonly attempt: number }
   /** The watch was accepted. */
   | { readonly type: "opened"; readonly attempt: number }
+  /** An event arrived: its version says nothing here. */
+  | { readonly type: "event"; readonly attempt: number }
   /** The watch ended in an orderly way. */
   | { readonly type: "ended"; readonly attempt: number }
   /** A line of the watch that cannot be read. */
@@ -158,6 +160,7 @@ export class MetaReflector {
       case "garbled":
       case "ended":
       case "opened":
+      case "event":
         return this.#listFailed(undefined, 0, now);
       default:
         return assertNever(input as never);
@@ -217,6 +220,7 @@ export class MetaReflector {
       }
       case "broke":
         return this.#watchFailed(0, now);
+      case "event":
       case "progress":
       case "page":
       case "unknown":

@@ -104,6 +104,7 @@ const TABLE: [string, Bare & { of?: "list" | "watch" }, string[], string][] = [
   ["until/open", { type: "ended", of: "watch" }, [], "until/until"],
   ["until/open", { type: "broke", of: "watch" }, [], "until/until"],
   ["until/open", { type: "refused", status: 500, of: "watch" }, [], "until/until"],
+  ["until/open", { type: "event", of: "watch" }, [], "until/open"],
   ["until/open", { type: "garbled", of: "watch" }, ["cancel"], "until/until"],
 
   ["until/until", { type: "stop" }, [], "off/off"],

@@ -34,6 +34,8 @@ export interface SinkOptions {
   readonly into: SinkTarget;
   /** The resource was listed completely, or its health changed. */
   readonly settled: (health: Health) => void;
+  /** A request got no answer. */
+  readonly broke: (error: unknown) => void;
   /**
    * Events come without order: old ones are replayed, deleted objects among them. Versions of objects and of lists
    * then decide what is news (they are numbers of one counter, etcd's revision).
@@ -146,6 +148,10 @@ export class ResourceSink implements FollowerSink {
 
   health(health: Health): void {
     this.#options.settled(health);
+  }
+
+  broke(error: unknown): void {
+    this.#options.broke(error);
   }
 
   oversized(): void {

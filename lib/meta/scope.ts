@@ -15,6 +15,46 @@ export interface Scope {
 /** Everything, with the pods of the agent's own node. */
 export const FULL_SCOPE: Scope = {};
 
+/** A scope for some nodes, as configured. */
+export interface ScopeRule extends Unset<Scope> {
+  /** Names of nodes; `*` stands for any part of a name. */
+  readonly nodes: readonly string[];
+}
+
+type Unset<T> = { readonly [K in keyof T]?: T[K] | undefined };
+
+/** The scope of a node: of the first rule that names it; everything when none does. */
+export function scopeFor(node: string, rules: readonly ScopeRule[]): Scope {
+  const rule = rules.find((r) => r.nodes.some((pattern) => matchesName(node, pattern)));
+  if (!rule) return FULL_SCOPE;
+  const { namespaces, serviceLabels, pods } = rule;
+  return {
+    ...(namespaces === undefined ? {} : { namespaces }),
+    ...(serviceLabels === undefined ? {} : { serviceLabels }),
+    ...(pods === undefined ? {} : { pods }),
+  };
+}
+
+/** Labels that rules ask for: those must be kept where objects enter. */
+export function scopeLabels(rules: readonly ScopeRule[]): string[] {
+  return [...new Set(rules.flatMap((rule) => Object.keys(rule.serviceLabels ?? {})))];
+}
+
+function matchesName(name: string, pattern: string): boolean {
+  const parts = pattern.split("*");
+  if (parts.length === 1) return name === pattern;
+  const [first, last] = [parts[0]!, parts.at(-1)!];
+  if (!name.startsWith(first) || !name.endsWith(last)) return false;
+  let at = first.length;
+  const end = name.length - last.length;
+  for (const part of parts.slice(1, -1)) {
+    const found = name.indexOf(part, at);
+    if (found < 0) return false;
+    at = found + part.length;
+  }
+  return at <= end;
+}
+
 /** Text that is equal for scopes that give equal objects, own-node pods aside. Part of the epoch an agent is told. */
 export function scopeKey(scope: Scope): string {
   const parts: string[] = [];

@@ -4,9 +4,10 @@
  * resource lacks never holds up the others.
  */
 import type { Clock } from "../clock.ts";
+import { describe } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { ConvertContext } from "./convert.ts";
-import type { FollowerOptions, Following } from "./follower.ts";
+import type { FollowerOptions } from "./follower.ts";
 import { Follower } from "./follower.ts";
 import type { Guard } from "./guard.ts";
 import type { KubeApi } from "./kube_api.ts";
@@ -53,8 +54,8 @@ export interface KubeSourceOptions {
   readonly byVersion?: boolean;
   /** What the objects must pass; none: the source is trusted. */
   readonly guard?: Guard;
-  /** How a resource is followed; default {@link Follower}. The MetaServer needs another. */
-  readonly follow?: (options: FollowerOptions) => Following;
+  /** What decides how a resource is followed. The MetaServer needs another than the default. */
+  readonly machine?: FollowerOptions["machine"];
 }
 
 /** How long a resource must be unknown before its objects are. */
@@ -64,7 +65,7 @@ interface Entry {
   readonly resource: Resource;
   readonly namespace: string | undefined;
   readonly sink: ResourceSink;
-  readonly following: Following;
+  readonly following: Follower;
   health: Health | undefined;
   forget?: () => void;
   /** Started on its own; fallbacks are only when needed. */
@@ -86,6 +87,8 @@ export class KubeSource implements MetaSource {
   /** Changes gathered before anything was synced. */
   #first: Batch | undefined;
   readonly #target: SinkTarget;
+  /** Why the last request that got no answer got none. */
+  #broke: string | undefined;
   #state: SourceState = "starting";
   #since: number;
 
@@ -131,8 +134,10 @@ export class KubeSource implements MetaSource {
     const failing = this.#entries.find((e) => e.active && e.health?.name === "failing")?.health;
     const error = failing?.name !== "failing"
       ? undefined
+      : this.#options.api.problem !== undefined
+      ? this.#options.api.problem
       : failing.status === undefined
-      ? "the API cannot be reached"
+      ? `the API cannot be reached${this.#broke === undefined ? "" : `: ${this.#broke}`}`
       : `the API answers with status ${failing.status}`;
     return {
       kind: this.#kind,
@@ -172,14 +177,16 @@ export class KubeSource implements MetaSource {
       into: this.#target,
       byVersion: this.#options.byVersion ?? false,
       settled: (health) => this.#settled(entry, health),
+      broke: (error) => this.#broke = describe(error),
     });
-    const following = (this.#options.follow ?? newFollower)({
+    const following = new Follower({
       api,
       resource,
       sink,
       clock,
       log,
       random: this.#options.random ?? Math.random,
+      ...(this.#options.machine ? { machine: this.#options.machine } : {}),
       pacer: this.#pacer,
       ...at,
       ...(resource === PODS && typeof pods === "object" ? { fieldSelector: `spec.nodeName=${pods.node}` } : {}),
@@ -314,8 +321,4 @@ export class KubeSource implements MetaSource {
     this.#state = state;
     this.#since = this.#options.clock.now();
   }
-}
-
-function newFollower(options: FollowerOptions): Following {
-  return new Follower(options);
 }

@@ -6,8 +6,7 @@
 import type { KubeApi } from "./kube_api.ts";
 import { chunksOf } from "./kube_api.ts";
 import { ListSplitter } from "./list_splitter.ts";
-import { MetaFollower } from "./meta_follower.ts";
-import { META_ANSWER_MS } from "./meta_reflector.ts";
+import { META_ANSWER_MS, MetaReflector } from "./meta_reflector.ts";
 import type { MetaSource, SourceStatus } from "./source.ts";
 import type { KubeSourceOptions } from "./source_kube.ts";
 import { KubeSource } from "./source_kube.ts";
@@ -26,10 +25,10 @@ export class MetaServerSource implements MetaSource {
   readonly #stop = new AbortController();
   #away = false;
 
-  constructor(options: Omit<KubeSourceOptions, "follow" | "keepUnknown" | "byVersion">) {
+  constructor(options: Omit<KubeSourceOptions, "machine" | "keepUnknown" | "byVersion">) {
     this.#options = options;
-    const follow = { follow: (o: ConstructorParameters<typeof MetaFollower>[0]) => new MetaFollower(o) };
-    this.#inner = new KubeSource({ ...options, ...follow, keepUnknown: true, byVersion: true }, "metaserver");
+    const machine = (random: () => number) => new MetaReflector(random);
+    this.#inner = new KubeSource({ ...options, machine, keepUnknown: true, byVersion: true }, "metaserver");
   }
 
   async start(): Promise<void> {
@@ -47,7 +46,9 @@ export class MetaServerSource implements MetaSource {
 
   status(): SourceStatus {
     const status = this.#inner.status();
-    return this.#away ? { ...status, lastError: "the cloud does not answer; the edge's own store does" } : status;
+    return this.#away && this.#options.api.problem === undefined
+      ? { ...status, lastError: "the cloud does not answer; the edge's own store does" }
+      : status;
   }
 
   resources(): { readonly name: string; readonly health: string }[] {

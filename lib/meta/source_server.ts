@@ -86,6 +86,9 @@ export class ServerSource {
     try {
       for (const event of this.#client.receive(message)) {
         switch (event.type) {
+          case "resumed":
+            this.#arrived(event.version);
+            break;
           case "begin":
             this.#staging = this.#layer.stage();
             this.#guard.reset();

@@ -39,6 +39,8 @@ export interface FakeOptions {
   readonly tls?: { readonly cert: string; readonly key: string; readonly clientCa?: string };
   /** Resource paths that exist; others are 404. Default: core, discovery, and nothing else. */
   readonly resources?: readonly string[];
+  /** Port on 127.0.0.1; default: any, the same one after a restart. */
+  readonly port?: number;
 }
 
 export const CORE_RESOURCES = [
@@ -69,12 +71,13 @@ export class FakeApiServer {
   readonly #sockets = new Set<Socket>();
   readonly #lists = new Map<string, Obj[]>();
   #server: Server | undefined;
-  #port = 0;
+  #port: number;
   readonly #tls: FakeOptions["tls"];
 
   constructor(options: FakeOptions = {}) {
     this.resources = new Set(options.resources ?? CORE_RESOURCES);
     this.#tls = options.tls;
+    this.#port = options.port ?? 0;
   }
 
   /** Listens, on the same port as before after the first time. */

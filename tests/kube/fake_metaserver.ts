@@ -6,8 +6,9 @@
  */
 import type { IncomingMessage, Server, ServerResponse } from "node:http";
 import { createServer } from "node:http";
+import { createServer as createTlsServer } from "node:https";
 import type { AddressInfo, Socket } from "node:net";
-import type { Obj } from "./fake_apiserver.ts";
+import type { FakeOptions, Obj } from "./fake_apiserver.ts";
 import { json, status } from "./fake_apiserver.ts";
 
 interface Watch {
@@ -31,18 +32,26 @@ export class FakeMetaServer {
   #version = 5000;
   #online = true;
   #server: Server | undefined;
-  #port = 0;
+  #port: number;
+  readonly #tls: FakeOptions["tls"];
 
-  constructor(resources: readonly string[]) {
+  constructor(resources: readonly string[], options: Pick<FakeOptions, "tls" | "port"> = {}) {
     this.resources = new Set(resources);
+    this.#port = options.port ?? 0;
+    this.#tls = options.tls;
   }
 
   async start(): Promise<void> {
-    this.#server = createServer((q, r) => this.#handle(q, r));
-    this.#server.on("connection", (socket) => {
+    const handle = (q: IncomingMessage, r: ServerResponse) => this.#handle(q, r);
+    const { cert, key, clientCa } = this.#tls ?? { cert: "", key: "" };
+    const client = clientCa ? { ca: clientCa, requestCert: true, rejectUnauthorized: true } : {};
+    this.#server = this.#tls ? createTlsServer({ cert, key, ...client }, handle) : createServer(handle);
+    this.#server.on(this.#tls ? "secureConnection" : "connection", (socket: Socket) => {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
+      socket.on("error", () => {});
     });
+    this.#server.on("tlsClientError", () => {});
     await new Promise<void>((resolve) => this.#server!.listen(this.#port, "127.0.0.1", resolve));
     this.#port = (this.#server.address() as AddressInfo).port;
   }
@@ -59,7 +68,7 @@ export class FakeMetaServer {
   }
 
   get url(): string {
-    return `http://127.0.0.1:${this.#port}`;
+    return `${this.#tls ? "https" : "http"}://127.0.0.1:${this.#port}`;
   }
 
   get openWatches(): number {
