@@ -103,3 +103,19 @@ function failure(act: () => unknown): MeshError {
   }
   throw new assert.AssertionError({ message: "Nothing was refused" });
 }
+
+Deno.test("loadConfig refuses two sources on an agent, and what is no address of a MetaServer", () => {
+  const both = failure(() =>
+    loadConfig("agent", {
+      flags: { kubeconfig: "in-cluster", "metaServer.server": "http://127.0.0.1:10550" },
+      env: {},
+    })
+  );
+  assert.match(both.message, /metaServer\.server cannot be given beside kubeconfig/);
+  for (const bad of ["127.0.0.1:10550", "http://u@h", "http://h/path", "ftp://h"]) {
+    const error = failure(() => loadConfig("agent", { ...none, flags: { "metaServer.server": bad } }));
+    assert.match(error.message, /metaServer\.server must be http:/, bad);
+  }
+  const { metaServer } = loadConfig("agent", { ...none, flags: { "metaServer.server": "http://[::1]:10550" } }).config;
+  assert.equal(metaServer.security.tlsCertFile, "/etc/edgemesh/metaserver/server.crt");
+});

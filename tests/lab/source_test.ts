@@ -36,7 +36,7 @@ labTest("every source: a Service appears, changes its endpoint and goes; by addr
     const node = topology.node("edge-1");
     await mesh.startServer();
     await mesh.join(node);
-    await writeTls(node);
+    for (const host of [node, topology.server]) await writeTls(host);
 
     await step("server, from a folder of manifests", () => life(mesh, manifests(mesh), /^server:/));
 
@@ -56,7 +56,7 @@ labTest("every source: a Service appears, changes its endpoint and goes; by addr
     });
     await step("kube-apiserver, by kubeconfig", async () => {
       const api = await startApi(node, "apiserver");
-      await Deno.writeTextFile(node.host.path("/etc/edgemesh/kubeconfig"), kubeconfig({}));
+      await Deno.writeTextFile(node.host.path("/etc/edgemesh/kubeconfig"), kubeconfig("http"));
       await restart("--set", "kubeconfig=/etc/edgemesh/kubeconfig");
       const status = await life(mesh, api, /^kube:http:\/\/127\.0\.0\.1:10550/);
       assert.equal(status.metadata.follows.kind, "kube");
@@ -86,7 +86,7 @@ labTest("every source: a Service appears, changes its endpoint and goes; by addr
       await api.stop();
     });
     await step("server, from a kube-apiserver that wants a token, which an exec plugin gives", async () => {
-      const api = await startApi(topology.server, "apiserver", { node, token: true });
+      const api = await startApi(topology.server, "apiserver", { node, tls: "/etc/edgemesh/one-way" });
       const credential = {
         apiVersion: "client.authentication.k8s.io/v1",
         kind: "ExecCredential",
@@ -100,7 +100,7 @@ labTest("every source: a Service appears, changes its endpoint and goes; by addr
           interactiveMode: "Never",
         },
       };
-      await Deno.writeTextFile(topology.server.host.path("/etc/edgemesh/kubeconfig"), kubeconfig(exec));
+      await Deno.writeTextFile(topology.server.host.path("/etc/edgemesh/kubeconfig"), kubeconfig("https", exec));
       await mesh.stopServer();
       await mesh.startServer({ manifests: false, flags: ["--set", "kubeconfig=/etc/edgemesh/kubeconfig"] });
       await restart();
@@ -150,18 +150,16 @@ function manifests(mesh: Mesh): Cluster {
 }
 
 interface ApiOptions {
-  /** Folder of the host with its certificate. */
+  /** Folder of the host with its certificate; it then turns away who does not show the lab's token. */
   readonly tls?: string;
-  /** Turn away who does not show the lab's token; with TLS always. */
-  readonly token?: boolean;
   /** Whose object it holds. Default: the host's. */
   readonly node?: LabNode;
 }
 
 /** A fake API on a host, holding the object of a node. */
 async function startApi(on: LabNode, kind: "apiserver" | "metaserver", options: ApiOptions = {}) {
-  const { tls, token, node = on } = options;
-  const folder = tls !== undefined ? [on.host.path(tls)] : token ? ["token"] : [];
+  const { tls, node = on } = options;
+  const folder = tls === undefined ? [] : [on.host.path(tls)];
   const argv = [...fixture("kube_api"), kind, String(API_PORT), String(CONTROL_PORT), ...folder];
   const process = await on.host.start("kube-api", argv, { ready: { log: /ready/ } });
   const tell = async (what: string, body: { path: string; object?: Obj; key?: string }) => {
@@ -189,11 +187,15 @@ async function startApi(on: LabNode, kind: "apiserver" | "metaserver", options: 
   };
 }
 
-function kubeconfig(user: object): string {
+function kubeconfig(scheme: "http" | "https", user: object = {}): string {
+  const cluster = {
+    server: `${scheme}://127.0.0.1:${API_PORT}`,
+    ...(scheme === "https" ? { "certificate-authority": `${TLS_FOLDER}/rootCA.crt` } : {}),
+  };
   return JSON.stringify({
     "current-context": "lab",
     contexts: [{ name: "lab", context: { cluster: "lab", user: "lab" } }],
-    clusters: [{ name: "lab", cluster: { server: `http://127.0.0.1:${API_PORT}` } }],
+    clusters: [{ name: "lab", cluster }],
     users: [{ name: "lab", user }],
   });
 }
