@@ -30,7 +30,7 @@ export interface NodeFacts {
 }
 
 /** How connections are spread over the endpoints. */
-export type Balance = "round-robin" | "random" | "source-hash" | "least-connections";
+export type Balance = "round-robin" | "random" | "source-hash" | "least-connections" | "request-hash";
 
 export interface ForwardConfig {
   readonly balance: Balance;

@@ -324,6 +324,94 @@ function incoming(bench: Bench, wanted: ServiceTarget) {
   return state;
 }
 
+/** Service a/web balanced by header X over three endpoints of other nodes, each of which collects what it gets. */
+async function byHeader(bench: Bench) {
+  const loadBalancer = { consistentHash: { httpHeaderName: "X" } };
+  const route = {
+    kind: "DestinationRule",
+    apiVersion: "networking.istio.io/v1beta1",
+    namespace: "a",
+    name: "web",
+    labels: {},
+    spec: { host: "web", trafficPolicy: { loadBalancer } },
+  };
+  await bench.serve({ ...web([away(3), away(4), away(5)]), routes: [route] });
+  const far: { readonly node: string; readonly end: Collector }[] = [];
+  bench.tunnel.onStream = (stream, { node }) => far.push({ node: node!, end: new Collector(stream) });
+  return far;
+}
+
+Deno.test("forwarder: A11: a header decides the endpoint, and every byte of the request arrives", async () => {
+  await using bench = new Bench();
+  const far = await byHeader(bench);
+  const ask = (text: string) => {
+    const client = bench.connect();
+    // In pieces, as a slow client sends.
+    for (let i = 0; i < text.length; i += 7) {
+      client.say(text.slice(i, i + 7));
+      bench.loop.run();
+    }
+    const { node, end } = far.at(-1)!;
+    assert.equal(end.text, text);
+    client.stream.reset("RESET");
+    bench.loop.run();
+    return node;
+  };
+  const body = "y".repeat(20_000);
+  const nodes = ["one", "two", "three", "four", "five"].map((x) => {
+    const first = ask(`POST / HTTP/1.1\r\nX: ${x}\r\nHost: a\r\n\r\n${body}`);
+    for (let i = 0; i < 3; i++) assert.equal(ask(`GET /${i} HTTP/1.1\r\nHost: a\r\nx: ${x}\r\n\r\n`), first);
+    return first;
+  });
+  assert.ok(new Set(nodes).size > 1, nodes.join());
+  const turns = [0, 1, 2].map(() => ask("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
+  assert.equal(new Set(turns).size, 3, "without the header endpoints take turns");
+  const [traffic] = bench.forwarder.status().traffic;
+  assert.ok(traffic!.bytesOut > 5 * body.length, `${traffic!.bytesOut}`);
+});
+
+Deno.test("forwarder: balanced by request: who waits for the server is connected after a second, who leaves is forgotten", async () => {
+  await using bench = new Bench();
+  const far = await byHeader(bench);
+  const silent = bench.connect();
+  bench.loop.run();
+  assert.equal(far.length, 0);
+  bench.clock.advance(1_000);
+  bench.loop.run();
+  far[0]!.end.say("220 ready");
+  bench.loop.run();
+  assert.equal(silent.text, "220 ready");
+  silent.stream.reset("RESET");
+  const gone = bench.connect();
+  gone.say("GET / HT");
+  bench.loop.run();
+  gone.stream.reset("RESET");
+  bench.loop.run();
+  const ended = bench.connect();
+  ended.say("GET / HT");
+  ended.stream.closeWrite();
+  bench.loop.run();
+  assert.deepEqual([far.length, far[1]!.end.text, far[1]!.end.ended], [2, "GET / HT", true]);
+  far[1]!.end.stream.closeWrite();
+  bench.loop.run();
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
+Deno.test("forwarder: balanced by request: an endpoint that does not answer is followed by the next, with the same bytes", async () => {
+  await using bench = new Bench();
+  const far = await byHeader(bench);
+  for (const node of ["n3", "n4"]) bench.tunnel.fate.set(node, "DIAL_REFUSED");
+  const request = "GET / HTTP/1.1\r\nX: anything\r\n\r\n";
+  for (let i = 0; i < 6; i++) {
+    const client = bench.connect();
+    client.say(request);
+    bench.loop.run();
+    assert.deepEqual([far.at(-1)!.node, far.at(-1)!.end.text], ["n5", request]);
+    client.stream.reset("RESET");
+    bench.loop.run();
+  }
+});
+
 Deno.test("forwarder: another node's stream reaches an endpoint here", async () => {
   await using bench = new Bench();
   await bench.serve(web([here(5)]));

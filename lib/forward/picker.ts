@@ -18,6 +18,8 @@ const STATES_MAX = 16_384;
 
 export interface Client {
   readonly ip: string;
+  /** What of its request decides, where the Service is balanced so and the request has it. */
+  readonly key?: string | undefined;
   readonly now: MonoMs;
 }
 
@@ -44,11 +46,11 @@ export class Picker {
   /** Chooses among `slots` (not empty), leaving out those that `failed` names unless nothing else is left. */
   pick(port: PlannedPort, slots: readonly Slot[], client: Client, failed: ReadonlySet<string> = NONE): Slot {
     const from = this.#usable(port, slots, client.now, failed);
-    if (port.affinitySeconds === undefined) return this.#choose(port, from, client.ip);
+    if (port.affinitySeconds === undefined) return this.#choose(port, from, client);
     const id = `${port.id}|${client.ip}`;
     const known = this.#affinity.get(id);
     const kept = known && known.until > client.now ? from.find((slot) => slot.key === known.slot) : undefined;
-    const slot = kept ?? this.#choose(port, from, client.ip);
+    const slot = kept ?? this.#choose(port, from, client);
     this.#affinity.delete(id);
     this.#affinity.set(id, { slot: slot.key, until: client.now + port.affinitySeconds * 1000 });
     if (this.#affinity.size > AFFINITY_MAX) this.#affinity.delete(this.#affinity.keys().next().value!);
@@ -110,13 +112,16 @@ export class Picker {
     return (this.#states.get(stateId(port, slot))?.ejectedUntil ?? 0) > now;
   }
 
-  #choose(port: PlannedPort, slots: readonly Slot[], client: string): Slot {
+  #choose(port: PlannedPort, slots: readonly Slot[], client: Client): Slot {
     if (slots.length === 1) return slots[0]!;
     switch (port.balance) {
       case "random":
         return slots[Math.floor(this.#random() * slots.length)]!;
       case "source-hash":
-        return highest(slots, client);
+        return highest(slots, client.ip);
+      case "request-hash":
+        // Requests without the key are spread evenly, as Envoy does.
+        return client.key === undefined ? slots[this.#turn(port, slots.length)]! : highest(slots, client.key);
       case "least-connections":
         return this.#least(port, slots);
       case "round-robin":

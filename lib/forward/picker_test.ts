@@ -64,6 +64,22 @@ Deno.test("picker: by source, a client keeps its endpoint, clients spread, and f
   before.forEach((node, i) => node !== "c" && assert.equal(after[i], node));
 });
 
+Deno.test("picker: A11: by request, equal keys meet at one endpoint, few move when one is added, none is in turn", () => {
+  const picker = new Picker();
+  const keys = Array.from({ length: 1000 }, (_, i) => `agent-${i}`);
+  const choose = (from: readonly Slot[], ip: string) =>
+    keys.map((key) => picker.pick(port("request-hash"), from, { ...at(0, ip), key }).node);
+  const three = choose(slots.slice(0, 3), "10.1.0.1");
+  assert.deepEqual(choose(slots.slice(0, 3), "10.9.9.9"), three, "the client's address must not count");
+  const four = choose(slots, "10.1.0.1");
+  const moved = four.filter((node, i) => node !== three[i]);
+  // A quarter of the keys is the new one's; no other key moves.
+  assert.ok(moved.length > 200 && moved.length < 300, `${moved.length} of 1000 moved`);
+  assert.deepEqual(new Set(moved), new Set(["d"]));
+  const turns = slots.map(() => picker.pick(port("request-hash"), slots, at(0)).node);
+  assert.deepEqual(turns.sort(), ["a", "b", "c", "d"]);
+});
+
 Deno.test("picker: least connections evens out what is unequal", () => {
   const picker = new Picker();
   const p = port("least-connections");

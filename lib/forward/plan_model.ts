@@ -4,6 +4,7 @@ import type { EndpointSlice, Protocol, Service, ServiceKey } from "../meta/model
 import type { IpPort } from "../net.ts";
 import type { Balance, ForwardConfig, NodeFacts } from "./facts.ts";
 import type { ServicePolicy } from "./policies.ts";
+import type { HashOn } from "./request_key.ts";
 
 /** Balances that nf_tables can do; all others make every endpoint of the Service go through the agent. */
 export const KERNEL_BALANCES: ReadonlySet<Balance> = new Set(["round-robin", "random", "source-hash"]);
@@ -64,6 +65,8 @@ export interface PlannedPort {
   readonly family: Family;
   readonly frontends: readonly Frontend[];
   readonly balance: Balance;
+  /** What of a connection's first request decides; set for `request-hash` only. */
+  readonly hashOn?: HashOn;
   /** Client-IP affinity in seconds; undefined = none. */
   readonly affinitySeconds: number | undefined;
   /** Traffic to the cluster IP. */

@@ -14,7 +14,7 @@ import {
   type Way,
   type WayReason,
 } from "./plan_model.ts";
-import type { ServicePolicy } from "./policies.ts";
+import type { Balancing, ServicePolicy } from "./policies.ts";
 import { type Selectable, selectEndpoints } from "./select.ts";
 
 /** Whether this node brings traffic of the Service anywhere at all. */
@@ -61,7 +61,7 @@ interface Candidate extends Selectable {
 function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort {
   const { service, config } = work;
   const family = familyOf(clusterIp);
-  const balance = work.policy?.perPort.get(port.port) ?? work.policy?.balance ?? config.balance;
+  const { balance, hashOn } = balancingOf(work, port);
   const candidates = gather(work, port, family, balance);
   const externallyAccessible = service.externalIPs.length > 0 || service.loadBalancerIPs.length > 0 ||
     service.ports.some((p) => p.nodePort !== undefined);
@@ -89,11 +89,26 @@ function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort
     family,
     frontends: frontendsOf(work, port, clusterIp, family),
     balance,
+    ...(hashOn === undefined ? {} : { hashOn }),
     affinitySeconds: service.affinitySeconds,
     internal: verdict(internalLocal),
     external,
     externalFromHere: externalLocal ? verdict(false) : external,
   };
+}
+
+/** The rule's word for this port, where it can be kept; else the configuration's. */
+function balancingOf({ policy, service, config, notes }: Work, port: ServicePort): Balancing {
+  const asked = policy?.perPort.get(port.port) ?? policy?.balancing ?? { balance: config.balance };
+  if (asked.balance !== "request-hash") return asked;
+  const because = service.affinitySeconds !== undefined
+    ? "its sessionAffinity, which wins"
+    : port.protocol === "UDP"
+    ? "UDP has no requests"
+    : undefined;
+  if (because === undefined) return asked;
+  notes.push(`${port.protocol}/${port.port} is not balanced by request: ${because}`);
+  return { balance: config.balance };
 }
 
 function frontendsOf(work: Work, port: ServicePort, clusterIp: string, family: Family): Frontend[] {

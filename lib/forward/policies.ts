@@ -4,16 +4,24 @@
  */
 import { type MetaReader, type RouteObject, type ServiceKey, serviceKey } from "../meta/model.ts";
 import type { Balance } from "./facts.ts";
+import type { HashOn } from "./request_key.ts";
 
 const GROUP = "networking.istio.io";
 const KIND = "DestinationRule";
+
+/** How connections are spread, and by what of their first request where that decides. */
+export interface Balancing {
+  readonly balance: Balance;
+  /** Set for `request-hash` only. */
+  readonly hashOn?: HashOn;
+}
 
 export interface ServicePolicy {
   /** The rule this was read from: an equal reference means an equal policy. */
   readonly from: RouteObject;
   /** Undefined: the rule says nothing, and the configuration's default holds. */
-  readonly balance: Balance | undefined;
-  readonly perPort: ReadonlyMap<number, Balance>;
+  readonly balancing: Balancing | undefined;
+  readonly perPort: ReadonlyMap<number, Balancing>;
   /** What of it cannot be done, one sentence each. */
   readonly notes: readonly string[];
 }
@@ -37,20 +45,20 @@ const parsed = new WeakMap<RouteObject, ServicePolicy>();
 function parse(rule: RouteObject): ServicePolicy {
   const notes: string[] = [];
   const read = (policy: unknown) => {
-    const { balance, note } = balanceOf(field(policy, "loadBalancer"));
+    const { balancing, note } = balanceOf(field(policy, "loadBalancer"));
     if (note) notes.push(`DestinationRule ${nameOf(rule)}: ${note}`);
-    return balance;
+    return balancing;
   };
   const traffic = field(rule.spec, "trafficPolicy");
-  const perPort = new Map<number, Balance>();
-  const balance = read(traffic);
+  const perPort = new Map<number, Balancing>();
+  const balancing = read(traffic);
   const settings = field(traffic, "portLevelSettings");
   for (const setting of Array.isArray(settings) ? settings : []) {
     const number = field(field(setting, "port"), "number");
     const own = read(setting);
     if (typeof number === "number" && own !== undefined) perPort.set(number, own);
   }
-  const policy = { from: rule, balance, perPort, notes };
+  const policy = { from: rule, balancing, perPort, notes };
   parsed.set(rule, policy);
   return policy;
 }
@@ -62,19 +70,34 @@ const SIMPLE: Readonly<Record<string, Balance>> = {
   LEAST_REQUEST: "least-connections",
 };
 
-function balanceOf(loadBalancer: unknown): { readonly balance?: Balance; readonly note?: string } {
+function balanceOf(loadBalancer: unknown): { readonly balancing?: Balancing; readonly note?: string } {
   if (loadBalancer === undefined) return {};
   const simple = field(loadBalancer, "simple");
   if (simple !== undefined) {
     // UNSPECIFIED and PASSTHROUGH leave the choice to us.
     if (simple === "UNSPECIFIED" || simple === "PASSTHROUGH") return {};
     const balance = typeof simple === "string" && Object.hasOwn(SIMPLE, simple) ? SIMPLE[simple] : undefined;
-    return balance ? { balance } : { note: `loadBalancer.simple ${JSON.stringify(simple)} is not known` };
+    return balance
+      ? { balancing: { balance } }
+      : { note: `loadBalancer.simple ${JSON.stringify(simple)} is not known` };
   }
   const hash = field(loadBalancer, "consistentHash");
   if (hash === undefined) return { note: "loadBalancer says neither simple nor consistentHash" };
-  if (field(hash, "useSourceIp") === true) return { balance: "source-hash" };
-  return { note: "consistentHash by anything but useSourceIp needs HTTP and is not done for plain connections" };
+  if (field(hash, "useSourceIp") === true) return { balancing: { balance: "source-hash" } };
+  const hashOn = hashOnOf(hash);
+  return hashOn
+    ? { balancing: { balance: "request-hash", hashOn } }
+    : { note: "consistentHash names nothing that is known to hash" };
+}
+
+/** `minimumRingSize`, `ringHash` and `maglev` size tables that rendezvous hashing does not have. */
+function hashOnOf(hash: unknown): HashOn | undefined {
+  const header = text(field(hash, "httpHeaderName"));
+  if (header) return { kind: "header", name: header.toLowerCase() };
+  const cookie = text(field(field(hash, "httpCookie"), "name"));
+  if (cookie) return { kind: "cookie", name: cookie };
+  const query = text(field(hash, "httpQueryParameterName"));
+  return query ? { kind: "query", name: query } : undefined;
 }
 
 /** `web`, `web.shop`, `web.shop.svc` and `web.shop.svc.cluster.local` are the Service shop/web. */

@@ -22,22 +22,33 @@ const balances: readonly (readonly [unknown, string | undefined])[] = [
   [{ simple: "PASSTHROUGH" }, undefined],
   [{ simple: "UNSPECIFIED" }, undefined],
   [{ consistentHash: { useSourceIp: true } }, "source-hash"],
+  [{ consistentHash: { httpHeaderName: "User-Agent" } }, "request-hash"],
+  [{ consistentHash: { httpCookie: { name: "sid", ttl: "0s" } } }, "request-hash"],
+  [{ consistentHash: { httpQueryParameterName: "user", minimumRingSize: 4 } }, "request-hash"],
 ];
 for (const [loadBalancer, balance] of balances) {
   Deno.test(`policies: ${JSON.stringify(loadBalancer)} is ${balance ?? "left to us"}`, () => {
     const policy = only({ host: "web", trafficPolicy: { loadBalancer } })!;
-    assert.deepEqual([policy.balance, policy.notes], [balance, []]);
+    assert.deepEqual([policy.balancing?.balance, policy.notes], [balance, []]);
   });
 }
 
 for (
-  const loadBalancer of [{ simple: "FASTEST" }, { simple: "constructor" }, { simple: 7 }, {}, {
-    consistentHash: { httpHeaderName: "User-Agent" },
-  }]
+  const loadBalancer of [
+    { simple: "FASTEST" },
+    { simple: "constructor" },
+    { simple: 7 },
+    {},
+    {
+      consistentHash: { minimumRingSize: 4 },
+    },
+    { consistentHash: { httpHeaderName: 7 } },
+    { consistentHash: { httpCookie: {} } },
+  ]
 ) {
   Deno.test(`policies: ${JSON.stringify(loadBalancer)} is a note and changes nothing`, () => {
     const policy = only({ host: "web", trafficPolicy: { loadBalancer } })!;
-    assert.equal(policy.balance, undefined);
+    assert.equal(policy.balancing, undefined);
     assert.match(policy.notes[0]!, /^DestinationRule shop\/rule: /);
   });
 }
@@ -59,7 +70,8 @@ Deno.test("policies: a port's own setting wins over the Service's", () => {
       portLevelSettings: [{ port: { number: 80 }, loadBalancer: { simple: "LEAST_CONN" } }, { port: {} }, null],
     },
   })!;
-  assert.deepEqual([policy.balance, [...policy.perPort]], ["random", [[80, "least-connections"]]]);
+  const perPort = [...policy.perPort].map(([port, { balance }]) => [port, balance]);
+  assert.deepEqual([policy.balancing?.balance, perPort], ["random", [[80, "least-connections"]]]);
 });
 
 Deno.test("policies: whatever a rule holds, it is read without an error", () => {
@@ -69,6 +81,8 @@ Deno.test("policies: whatever a rule holds, it is read without an error", () => 
     "loadBalancer",
     "simple",
     "consistentHash",
+    "httpCookie",
+    "httpHeaderName",
     "portLevelSettings",
   );
   const { tree } = fc.letrec((tie) => ({
@@ -107,4 +121,24 @@ Deno.test("policies: a rule that came before its Service applies when that appea
   ]]);
   const without = planForwarding(metaOf({ services, slices }), facts, DEFAULT_FORWARD_CONFIG, plan);
   assert.equal(without.services.get("shop/web")!.ports[0]!.balance, "round-robin");
+});
+
+Deno.test("policies: balancing by request needs TCP and gives way to sessionAffinity", () => {
+  const routes = [rule({ host: "web", trafficPolicy: { loadBalancer: { consistentHash: { httpHeaderName: "X" } } } })];
+  const slices = [slice("shop/web", [{ ip: "10.1.0.5", node: "n1" }])];
+  const planned = (extra: Parameters<typeof service>[1]) => {
+    const services = [service("shop/web", { clusterIPs: ["10.96.0.1"], ...extra })];
+    return planForwarding(metaOf({ services, slices, routes }), facts, DEFAULT_FORWARD_CONFIG).services.get(
+      "shop/web",
+    )!;
+  };
+  const plain = planned({});
+  assert.deepEqual(plain.ports.map((p) => [p.balance, p.hashOn]), [["request-hash", { kind: "header", name: "x" }]]);
+  assert.deepEqual(plain.notes, []);
+  const kept = planned({ affinitySeconds: 60 });
+  assert.deepEqual(kept.ports.map((p) => [p.balance, p.hashOn]), [["round-robin", undefined]]);
+  assert.match(kept.notes[0]!, /sessionAffinity/);
+  const udp = planned({ ports: [{ port: 53, protocol: "UDP" }] });
+  assert.deepEqual(udp.ports.map((p) => [p.balance, p.hashOn]), [["round-robin", undefined]]);
+  assert.match(udp.notes[0]!, /UDP has no requests/);
 });

@@ -11,6 +11,7 @@ import type { Accepted, Dialer, MeshStream, ServiceTarget, StreamHandler } from 
 import { type Connections, type Tracked } from "./connections.ts";
 import { count, type Counters } from "./counters.ts";
 import type { NodeFacts } from "./facts.ts";
+import { FirstRequest } from "./first_request.ts";
 import { type Found, type FrontendIndex, verdictFor } from "./frontends.ts";
 import type { Picker } from "./picker.ts";
 import { join, type Joined, type SocketLoop } from "./join.ts";
@@ -64,7 +65,7 @@ export class TcpForwarder {
       accepted.stream.reset(found);
       return;
     }
-    new Connection(this.#deps, accepted, found).next();
+    new Connection(this.#deps, accepted, found).start();
   }
 
   #admit({ original, local, remote }: Accepted): Found | ReasonCode {
@@ -131,6 +132,11 @@ class Connection implements Tracked, StreamHandler {
   #dialled: MeshStream | undefined;
   #joined: Joined | undefined;
   #deadline: CancelTimer | undefined;
+  /** For Services balanced by request: what was read of it, and where of it the endpoint is; then nothing. */
+  #first: FirstRequest | undefined;
+  #key: string | undefined;
+  #head: Uint8Array | undefined;
+  #headSent = 0;
   #over = false;
 
   constructor(deps: TcpDeps, accepted: Accepted, found: Found) {
@@ -150,9 +156,31 @@ class Connection implements Tracked, StreamHandler {
     return this.#joined?.halfClosed ?? false;
   }
 
+  /** Dials at once, unless the client's request has to say where. */
+  start(): void {
+    const on = this.#found.port.hashOn;
+    if (on === undefined) return this.next();
+    const client = this.#accepted!.stream;
+    this.#first = new FirstRequest({
+      client,
+      on,
+      clock: this.#deps.clock,
+      onKnown: (key, head) => {
+        this.#first = undefined;
+        this.#key = key;
+        this.#head = head;
+        client.handler = new WaitingClient(this);
+        this.next();
+      },
+      onGone: (reason) => this.clientGone(reason),
+    });
+    this.#first.start();
+  }
+
   reset(code: ReasonCode): void {
     if (this.#over) return;
     if (this.#joined) return this.#joined.reset(code);
+    this.#first?.cancel();
     this.#dialled?.reset(code);
     this.#accepted!.stream.reset(code);
     this.#end(code);
@@ -171,7 +199,7 @@ class Connection implements Tracked, StreamHandler {
       count(counters.of(port.id).failed, last);
       return this.reset(last);
     }
-    const slot = picker.pick(port, slots, { ip: client, now }, this.#failed);
+    const slot = picker.pick(port, slots, { ip: client, now, key: this.#key }, this.#failed);
     this.#slot = slot;
     this.#attempts++;
     this.#dial(slot, Math.min(connectTimeoutMs, left));
@@ -181,8 +209,23 @@ class Connection implements Tracked, StreamHandler {
   onOpen(): void {
     this.#deadline?.();
     this.#deadline = undefined;
+    if (this.#head) this.#sendHead();
+    else this.#join();
+  }
+
+  /** What was read of the request goes before all else. A fresh stream nearly always takes it at once. */
+  #sendHead(): void {
+    const head = this.#head!;
+    this.#headSent += this.#dialled!.write(head, this.#headSent, head.length - this.#headSent);
+    if (this.#headSent < head.length) return;
+    this.#head = undefined;
+    this.#join();
+  }
+
+  #join(): void {
     const slot = this.#slot!;
     const way = this.#way(slot);
+    way.bytesOut += this.#headSent;
     way.opened++;
     way.active++;
     this.#deps.picker.opened(this.#found.port, slot);
@@ -194,11 +237,14 @@ class Connection implements Tracked, StreamHandler {
 
   onReadable(): void {}
 
-  onWritable(): void {}
+  onWritable(): void {
+    if (this.#head && this.#dialled) this.#sendHead();
+  }
 
-  /** The dial failed. */
+  /** The dial failed; or the endpoint left with a part of the request, which nobody else may get then. */
   onClose(reason: ReasonCode | undefined): void {
-    this.#attemptFailed(reason ?? "PEER_GONE");
+    if (this.#headSent > 0) this.reset(reason ?? "PEER_GONE");
+    else this.#attemptFailed(reason ?? "PEER_GONE");
   }
 
   /** The client left while it waited. */
