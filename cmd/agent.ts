@@ -20,6 +20,7 @@ import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { startAdmin } from "./admin_server.ts";
 import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs, vitalAddresses } from "./agent_facts.ts";
+import { LanNodes } from "./lan_nodes.ts";
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
 import { DnsModule } from "./agent_dns.ts";
@@ -151,7 +152,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const link = openMeshLink(config, cidrs, log.child("link"));
   stack.use(link);
 
-  let facts = nodeFacts(config, store.snapshot, identity.node);
+  const lan = new LanNodes(() => refresh());
+  const factsNow = () => nodeFacts({ config, meta: store.snapshot, node: identity.node, lan: lan.names });
+  let facts = factsNow();
   let live = config;
   const startDns = () =>
     DnsModule.start({
@@ -172,7 +175,14 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
-  const paths = agentPaths({ config, identity, loop, log, virtual: () => [...cidrs, ...facts.podCidrs] });
+  const paths = agentPaths({
+    config,
+    identity,
+    loop,
+    log,
+    virtual: () => [...cidrs, ...facts.podCidrs],
+    onReached: (node, path) => lan.reached(node, path),
+  });
   const tunnel: AgentTunnel = makeTunnel({
     paths: paths.options,
     config,
@@ -250,7 +260,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   };
 
   const refresh = () => {
-    const next = nodeFacts(config, store.snapshot, identity.node);
+    const next = factsNow();
     if (!sameFacts(facts, next)) {
       running.facts = facts = next;
       guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
@@ -270,7 +280,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     dns?.networkChanged();
     refresh();
     const addresses = paths.refresh();
-    if (addresses) tunnel.networkChanged(addresses);
+    if (!addresses) return;
+    lan.clear();
+    tunnel.networkChanged(addresses);
   }));
 
   if (config.tunnel.enabled) {

@@ -1,7 +1,12 @@
 /** What forwarding and the guard must know about this node, gathered from configuration, kernel and metadata. */
 import { type Cidr, cidrContains, parseCidr, parseIp } from "../lib/addr.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts } from "../lib/forward/facts.ts";
+import {
+  DEFAULT_FORWARD_CONFIG,
+  type ForwardConfig,
+  type NodeFacts,
+  type RoutableSubnet,
+} from "../lib/forward/facts.ts";
 import { unhookedBridges } from "../lib/linux/bridges.ts";
 import { Links } from "../lib/linux/links.ts";
 import type { GuardPolicy } from "../lib/meta/guard.ts";
@@ -23,17 +28,50 @@ export function hostAddresses(config: AgentConfig): string[] {
 
 /** Networks of virtual addresses: local configuration, or what the join fixed. */
 export function serviceCidrs(config: AgentConfig, joined: readonly string[]): Cidr[] {
-  return (config.mesh.serviceCIDRs.length > 0 ? config.mesh.serviceCIDRs : joined)
-    .map((text) => parseCidr(text)).filter((c) => c !== undefined);
+  return parseCidrs(config.mesh.serviceCIDRs.length > 0 ? config.mesh.serviceCIDRs : joined);
 }
 
 /** This node's pod networks: local configuration wins over the Node object. */
 export function podCidrs(config: AgentConfig, meta: MetaReader, node: string): Cidr[] {
   const texts = config.mesh.podCIDRs.length > 0 ? config.mesh.podCIDRs : meta.node(node)?.podCIDRs ?? [];
+  return parseCidrs(texts);
+}
+
+/**
+ * Pod networks of other nodes that this node's configuration declares to be routed here. Not those that this node's own
+ * pods or several nodes have (Docker's, on every machine the same): an address in them says nothing about the node.
+ */
+function routableSubnets(config: AgentConfig, meta: MetaReader, self: string, own: readonly Cidr[]): RoutableSubnet[] {
+  if (config.mesh.routableCIDRs.length === 0) return [];
+  const declared = parseCidrs(config.mesh.routableCIDRs);
+  const all: RoutableSubnet[] = [];
+  for (const { name, podCIDRs } of meta.nodes()) {
+    if (name !== self) { for (const cidr of parseCidrs(podCIDRs)) all.push({ node: name, cidr }); }
+  }
+  return all.filter(({ node, cidr }) =>
+    declared.some((wide) => wide.bits <= cidr.bits && cidrContains(wide, cidr.ip)) &&
+    !own.some((mine) => overlap(mine, cidr)) &&
+    !all.some((other) => other.node !== node && overlap(other.cidr, cidr))
+  );
+}
+
+function parseCidrs(texts: readonly string[]): Cidr[] {
   return texts.map((text) => parseCidr(text)).filter((c) => c !== undefined);
 }
 
-export function nodeFacts(config: AgentConfig, meta: MetaReader, node: string): NodeFacts {
+function overlap(a: Cidr, b: Cidr): boolean {
+  return cidrContains(a, b.ip) || cidrContains(b, a.ip);
+}
+
+export interface Surroundings {
+  readonly config: AgentConfig;
+  readonly meta: MetaReader;
+  readonly node: string;
+  /** Nodes met in a LAN of this host. */
+  readonly lan?: readonly string[];
+}
+
+export function nodeFacts({ config, meta, node, lan }: Surroundings): NodeFacts {
   const zone = meta.node(node)?.zone;
   const pods = podCidrs(config, meta, node);
   return {
@@ -41,7 +79,8 @@ export function nodeFacts(config: AgentConfig, meta: MetaReader, node: string): 
     ...(zone === undefined ? {} : { zone }),
     addresses: hostAddresses(config),
     podCidrs: pods,
-    routable: [],
+    routable: routableSubnets(config, meta, node, pods),
+    ...(lan === undefined ? {} : { lan }),
     mesh4: config.mesh.address,
     mesh6: config.mesh.address6 === "off" ? undefined : config.mesh.address6,
     hairpinLinks: unhookedBridges((ip) => pods.some((cidr) => cidrContains(cidr, ip))),
@@ -70,6 +109,8 @@ export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[], nativ
       nativeProxy: config.forward.nativeProxy === "auto" ? nativeProxy : config.forward.nativeProxy === "on",
     },
     privateEndpoints: config.forward.allowPrivateExternalEndpoints,
+    balance: config.forward.balance,
+    prefer: config.forward.prefer,
   };
 }
 

@@ -12,6 +12,7 @@ import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
 import type { Logger } from "../lib/log.ts";
 import type { IpPort, OnDatagram } from "../lib/net.ts";
 import type { AgentPathsOptions } from "../lib/tunnel/agent_tunnel.ts";
+import type { PathKind } from "../lib/tunnel/carrier.ts";
 import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
 import type { LanSocket } from "../lib/tunnel/path/discovery.ts";
 
@@ -25,6 +26,8 @@ export interface AgentPathsParts {
   readonly log: Logger;
   /** Virtual networks of the mesh: nothing in them is an address of a host. */
   virtual(): readonly Cidr[];
+  /** A node was reached by this path. */
+  onReached(node: string, path: PathKind): void;
 }
 
 export interface AgentPaths {
@@ -64,6 +67,7 @@ function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[])
     }),
     allowed: directNetworks.map((text) => parseCidr(text)!),
     punchPorts,
+    onReached: parts.onReached,
     openLan: config.tunnel.discovery ? (onDatagram) => openLan(parts, onDatagram) : undefined,
   };
 }

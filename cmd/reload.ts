@@ -17,6 +17,8 @@ export const LIVE: Readonly<Record<Role, ReadonlySet<string>>> = {
     "forward.namespaces",
     "forward.excludeNamespaces",
     "forward.nativeProxy",
+    "forward.balance",
+    "forward.prefer",
     "forward.externalIPs",
     "forward.hostPorts",
     "forward.allowPrivateExternalEndpoints",

@@ -102,6 +102,9 @@ export const AgentConfig = z.strictObject({
     address6: z.union([ip, z.literal("off")]).default("fd96:ed9e::16").describe("The same for IPv6; off to disable"),
     serviceCIDRs: z.array(cidr).default([]).describe("Networks of virtual addresses; empty: as fixed at the join"),
     podCIDRs: z.array(cidr).default([]).describe("Pod networks of this node; empty: as the Node object says"),
+    routableCIDRs: z.array(cidr).default([]).describe(
+      "Pod networks of other nodes that this node's CNI routes: the kernel brings connections there, without a tunnel",
+    ),
   }).prefault({}),
   dns: z.strictObject({
     enabled: z.boolean().default(true).describe("Answer names on the mesh address, port 53"),
@@ -167,6 +170,12 @@ export const AgentConfig = z.strictObject({
     ),
     allowPrivateExternalEndpoints: z.boolean().default(false).describe(
       "Dial private addresses of endpoints that belong to no node",
+    ),
+    balance: z.enum(["round-robin", "random", "source-hash", "least-connections"]).default("round-robin").describe(
+      "How connections are spread where no DestinationRule says it",
+    ),
+    prefer: z.enum(["none", "node", "lan", "zone"]).default("none").describe(
+      "Nearest endpoints preferred while there are some, where the Service does not say: node, then LAN, then zone",
     ),
     connectTimeoutMs: z.int().min(100).max(60000).default(5000).describe("Deadline for connecting to one endpoint"),
     udpIdleMs: z.int().min(1000).default(60000).describe("A UDP flow without datagrams ends after this"),

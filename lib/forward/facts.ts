@@ -19,6 +19,8 @@ export interface NodeFacts {
   /** Pod networks of this node. */
   readonly podCidrs: readonly Cidr[];
   readonly routable: readonly RoutableSubnet[];
+  /** Other nodes whose agents were met in a LAN of this host. */
+  readonly lan?: readonly string[];
   /** The addresses of the mesh link: where the kernel sends connections that the agent carries. */
   readonly mesh4: string | undefined;
   readonly mesh6: string | undefined;
@@ -55,8 +57,11 @@ export interface ForwardConfig {
   readonly prefer: Preference;
 }
 
-/** Which endpoints are preferred while they exist; "none" is what Kubernetes does by default. */
-export type Preference = "none" | "same-node" | "same-zone";
+/**
+ * Where preferred endpoints are, from near to far: this node, then nodes in its LAN, then its zone, then all. The name
+ * says at which of these to begin; "none" is what Kubernetes does by default.
+ */
+export type Preference = "none" | "node" | "lan" | "zone";
 
 export const DEFAULT_FORWARD_CONFIG: ForwardConfig = {
   balance: "round-robin",

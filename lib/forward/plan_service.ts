@@ -17,6 +17,9 @@ import {
 import type { Balancing, ServicePolicy } from "./policies.ts";
 import { type Selectable, selectEndpoints } from "./select.ts";
 
+/** Where endpoints of the Service are preferred: `none`, `node`, `lan` or `zone`. */
+const ANNOTATION_PREFER = "edgemesh.io/prefer";
+
 /** Whether this node brings traffic of the Service anywhere at all. */
 export function handlesService(service: Service, config: ForwardConfig): boolean {
   return hasVirtualAddress(service) && filterReason(service, config.filter) === undefined;
@@ -59,7 +62,7 @@ interface Candidate extends Selectable {
 }
 
 function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort {
-  const { service, config } = work;
+  const { service } = work;
   const family = familyOf(clusterIp);
   const { balance, hashOn } = balancingOf(work, port);
   const candidates = gather(work, port, family, balance);
@@ -71,7 +74,7 @@ function planPort(work: Work, port: ServicePort, clusterIp: string): PlannedPort
     node: work.facts.node,
     ...(work.facts.zone === undefined ? {} : { zone: work.facts.zone }),
   });
-  const near = preferNear(selection.cluster ?? [], preferenceOf(service, config), work.facts);
+  const near = preferNear(selection.cluster ?? [], preferenceOf(work), work.facts);
   const verdict = (local: boolean): Verdict => {
     const chosen = local ? selection.local ?? [] : near;
     if (chosen.length > 0) return { verdict: "forward", slots: chosen.map((c) => c.slot) };
@@ -209,14 +212,28 @@ function rank(c: Candidate): number {
   return (c.ready ? 2 : 0) + (c.serving ? 1 : 0);
 }
 
-/** What the Service asks for; the configuration's word where it asks for nothing. */
-function preferenceOf(service: Service, config: ForwardConfig): Preference {
+/** What the Service asks for, by our annotation or in Kubernetes' words; else the configuration's word. */
+function preferenceOf({ service, config, notes }: Work): Preference {
+  const asked = service.annotations[ANNOTATION_PREFER];
+  switch (asked) {
+    case "none":
+    case "node":
+    case "lan":
+    case "zone":
+      return asked;
+    case undefined:
+      break;
+    default: {
+      const note = `${ANNOTATION_PREFER}: ${JSON.stringify(asked)} is none of none, node, lan and zone`;
+      if (!notes.includes(note)) notes.push(note);
+    }
+  }
   switch (service.trafficDistribution) {
     case "PreferSameNode":
-      return "same-node";
+      return "node";
     case "PreferClose":
     case "PreferSameZone":
-      return "same-zone";
+      return "zone";
     default:
       return config.prefer;
   }
@@ -228,10 +245,16 @@ function preferenceOf(service: Service, config: ForwardConfig): Preference {
  */
 function preferNear(chosen: readonly Candidate[], prefer: Preference, facts: NodeFacts): readonly Candidate[] {
   if (prefer === "none" || chosen.length < 2) return chosen;
-  if (prefer === "same-node") {
-    const here = chosen.filter((c) => c.local);
-    if (here.length > 0) return here;
+  for (const tier of TIERS.slice(TIERS.findIndex(([name]) => name === prefer))) {
+    const near = chosen.filter((candidate) => tier[1](candidate, facts));
+    if (near.length > 0) return near;
   }
-  const zone = facts.zone === undefined ? [] : chosen.filter((c) => c.zone === facts.zone);
-  return zone.length > 0 ? zone : chosen;
+  return chosen;
 }
+
+/** Each holds what is nearer than itself, too. */
+const TIERS: readonly (readonly [Preference, (candidate: Candidate, facts: NodeFacts) => boolean])[] = [
+  ["node", ({ local }) => local],
+  ["lan", ({ local, slot }, { lan }) => local || (slot.node !== undefined && lan?.includes(slot.node) === true)],
+  ["zone", ({ zone }, facts) => facts.zone !== undefined && zone === facts.zone],
+];

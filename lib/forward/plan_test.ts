@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { metaOf, service, slice } from "../../tests/fixtures/meta_literal.ts";
 import { parseCidr } from "../addr.ts";
 import { DEFAULT_FILTER } from "../meta/filters.ts";
-import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts } from "./facts.ts";
+import { DEFAULT_FORWARD_CONFIG, type ForwardConfig, type NodeFacts, type Preference } from "./facts.ts";
 import { planForwarding } from "./plan.ts";
 import type { PlannedPort, Slot } from "./plan_model.ts";
 
@@ -196,6 +196,30 @@ Deno.test("plan: near endpoints are preferred only when asked, and only while th
   assert.deepEqual(count("PreferClose"), ["n1", "n3"]);
   assert.deepEqual(count("PreferSameNode", endpoints.slice(1)), ["n3"]);
   assert.deepEqual(count("PreferSameZone", endpoints.slice(2)), ["n4"]);
+});
+
+Deno.test("plan: preference node, LAN, zone, all: by configuration, by annotation, which wins, and with unknown words", () => {
+  const endpoints = [
+    { ip: "10.1.0.5", node: "n1", zone: "z1" },
+    { ip: "10.2.0.5", node: "n2", zone: "z2" },
+    { ip: "10.3.0.5", node: "n3", zone: "z1" },
+    { ip: "10.4.0.5", node: "n4", zone: "z2" },
+  ];
+  const planned = (prefer: Preference, annotation?: string, from = 0) => {
+    const annotations: Record<string, string> = annotation === undefined ? {} : { "edgemesh.io/prefer": annotation };
+    const meta = metaOf({ services: [{ ...web, annotations }], slices: [slice("a/web", endpoints.slice(from))] });
+    return planForwarding(meta, { ...facts, lan: ["n2"] }, { ...DEFAULT_FORWARD_CONFIG, prefer });
+  };
+  const nodes = (...of: Parameters<typeof planned>) => slots(only(planned(...of))).map((s) => s.node);
+  assert.deepEqual(nodes("none"), ["n1", "n2", "n3", "n4"]);
+  assert.deepEqual([nodes("node"), nodes("node", undefined, 1), nodes("node", undefined, 2)], [["n1"], ["n2"], ["n3"]]);
+  assert.deepEqual([nodes("lan"), nodes("lan", undefined, 2), nodes("lan", undefined, 3)], [["n1", "n2"], ["n3"], [
+    "n4",
+  ]]);
+  assert.deepEqual(nodes("zone"), ["n1", "n3"]);
+  assert.deepEqual([nodes("none", "lan"), nodes("node", "none").length], [["n1", "n2"], 4]);
+  assert.deepEqual(nodes("zone", "nearby"), ["n1", "n3"]);
+  assert.match(planned("zone", "nearby").services.get("a/web")!.notes.join(), /edgemesh\.io\/prefer: "nearby"/);
 });
 
 Deno.test("plan: what did not change keeps its identity, what changed does not", () => {

@@ -65,6 +65,8 @@ export interface PathsOptions {
   onCarrier(carrier: Carrier): void;
   /** For the peer's ring of path events. */
   onNote(peer: string, path: PathKind, text: string): void;
+  /** A peer is reached by this path from now on. */
+  onReached?(peer: string, path: PathKind): void;
 }
 
 interface Known {
@@ -159,6 +161,7 @@ export class Paths implements PathAgent {
   }
 
   onState(peer: string, state: PeerStateKind, path: PathKind | undefined): void {
+    if (path !== undefined) this.#options.onReached?.(peer, path);
     if (state === "idle") return this.#forget(peer);
     const known = this.#pursue(peer);
     if (!known) return;
