@@ -89,7 +89,9 @@ export function checkConfig(role: Role, sources: ConfigSources): CheckedConfig<A
   }
   for (const [path, value] of Object.entries(sources.flags)) {
     if (value === undefined) continue;
-    if (!setPath(raw, path, lists.has(path) && typeof value === "string" ? list(value) : value)) {
+    // `--set` has read a single port as a number already; it is a list of one here.
+    const given = lists.has(path) && typeof value !== "object" ? list(String(value)) : value;
+    if (!setPath(raw, path, given)) {
       problems.push({ path: `--set ${path}`, problem: "is not a valid path" });
     }
     origin.set(path, "flag");

@@ -89,6 +89,15 @@ Deno.test("envName of every path is unique and round-trips through the loader", 
   }
 });
 
+Deno.test("a list of one is a list, whichever way it is said", () => {
+  for (const said of ["9090", "[9090]", 9090, [9090]]) {
+    const { config } = loadConfig("agent", { flags: { "forward.hostPorts": said }, env: {} });
+    assert.deepEqual(config.forward.hostPorts, [9090], JSON.stringify(said));
+  }
+  const { config } = loadConfig("agent", { flags: {}, env: { EDGEMESH_FORWARD_HOST_PORTS: "9090" } });
+  assert.deepEqual(config.forward.hostPorts, [9090]);
+});
+
 Deno.test("nearest finds slips and stays silent for strangers", () => {
   assert.equal(nearest("sttaus", ["status", "server"]), "status");
   assert.equal(nearest("kubernetes", ["status", "server"]), undefined);

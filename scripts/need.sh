@@ -5,7 +5,7 @@ set -eu
 purpose=${1:-demo}
 here=$(dirname "$0")
 
-commands="ip:iproute2 nft:nftables curl:curl dig:dnsutils redis-cli:redis-tools ping:iputils-ping"
+commands="ip:iproute2 nft:nftables curl:curl dig:dnsutils redis-cli:redis-tools ping:iputils-ping iptables-nft:iptables openssl:openssl"
 [ "$purpose" = demo ] || commands="$commands shellcheck:shellcheck tcpdump:tcpdump socat:socat wrk:wrk"
 missing=
 for entry in $commands; do

@@ -10,62 +10,12 @@ import type { Pod } from "../../lib/lab/pod.ts";
 import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
 import { requireTools } from "../../lib/lab/tools.ts";
 import { allowed, curl, startAll, tell, withMesh } from "./fixture.ts";
+import { manifest, type ServiceSpec } from "./manifests.ts";
 import { labTest } from "./support.ts";
 
 const MEGABYTES = 8;
 /** curl's exit code for a refused connection. */
 const CURL_REFUSED = 7;
-
-interface ServiceSpec {
-  readonly name: string;
-  readonly ip: string;
-  readonly endpoints: readonly Pod[] | readonly { readonly ip: string; readonly node?: { readonly name: string } }[];
-  readonly port?: number;
-  readonly targetPort?: number;
-  readonly protocol?: "TCP" | "UDP";
-  /** More lines of the Service's spec. */
-  readonly spec?: string;
-  readonly labels?: string;
-  /** `loadBalancer` of a DestinationRule for it. */
-  readonly balance?: string;
-}
-
-function yaml(of: ServiceSpec): string {
-  const { name, protocol = "TCP", port = 80, targetPort = 8080 } = of;
-  const endpoints = of.endpoints.map((e) =>
-    `- addresses: ["${e.ip}"]\n  conditions: { ready: true }${
-      e.node === undefined ? "" : `\n  nodeName: ${e.node.name}`
-    }`
-  );
-  const service = `apiVersion: v1
-kind: Service
-metadata: { name: ${name}, namespace: default, labels: { ${of.labels ?? ""} } }
-spec:
-  clusterIP: ${of.ip}
-  ports: [{ name: main, port: ${port}, targetPort: ${targetPort}, protocol: ${protocol}${
-    of.spec?.includes("NodePort") ? `, nodePort: 30080` : ""
-  } }]
-  ${of.spec ?? ""}
----
-apiVersion: discovery.k8s.io/v1
-kind: EndpointSlice
-metadata:
-  name: ${name}-1
-  namespace: default
-  labels: { kubernetes.io/service-name: ${name} }
-addressType: IPv4
-ports: [{ name: main, port: ${targetPort}, protocol: ${protocol} }]
-endpoints:
-${endpoints.join("\n")}
-`;
-  if (of.balance === undefined) return service;
-  return `${service}---
-apiVersion: networking.istio.io/v1beta1
-kind: DestinationRule
-metadata: { name: ${name}, namespace: default }
-spec: { host: ${name}, trafficPolicy: { loadBalancer: ${of.balance} } }
-`;
-}
 
 labTest("Service traffic as users of the original know it, on nodes whose pods have the same addresses", async (t) => {
   await withMesh({
@@ -96,7 +46,7 @@ labTest("Service traffic as users of the original know it, on nodes whose pods h
         labels: `service.edgemesh.kubeedge.io/service-proxy-name: ""`,
       },
       { name: "outside", ip: "10.96.0.26", endpoints: [{ ip: SERVER_ADDRESSES[1] }] },
-      { name: "port", ip: "10.96.0.27", endpoints: [pods[2]!], spec: "type: NodePort" },
+      { name: "port", ip: "10.96.0.27", endpoints: [pods[2]!], nodePort: 30080, spec: "type: NodePort" },
       { name: "big", ip: "10.96.0.28", endpoints: [topology.pod("edge-3-pod-2")], targetPort: 8081 },
       {
         name: "echo",
@@ -107,7 +57,7 @@ labTest("Service traffic as users of the original know it, on nodes whose pods h
         protocol: "UDP",
       },
     ];
-    await mesh.writeManifest("services.yaml", services.map(yaml).join("---\n"));
+    await mesh.writeManifest("services.yaml", services.map(manifest).join("---\n"));
     await startAll(mesh);
     const ipOf = (name: string) => services.find((s) => s.name === name)!.ip;
     const ask = (from: Pod, name: string, count: number) => shares(from, `http://${ipOf(name)}/`, count);
@@ -199,8 +149,8 @@ labTest(
       await mesh.writeManifest(
         "services.yaml",
         [
-          yaml({ name: "local", ip: local!, endpoints: [here!] }),
-          yaml({ name: "away", ip: away!, endpoints: [there!] }),
+          manifest({ name: "local", ip: local!, endpoints: [here!] }),
+          manifest({ name: "away", ip: away!, endpoints: [there!] }),
         ]
           .join("---\n"),
       );
