@@ -45,7 +45,7 @@ Deno.test("request key: what is known does not change with later bytes, and any 
     fc.string({ maxLength: 4 }),
   );
   fc.assert(fc.property(fc.array(piece, { maxLength: 12 }), fc.nat(), (pieces, at) => {
-    const all = bytes(pieces.join("").replace(/[^\x00-\xff]/g, "?"));
+    const all = bytes(pieces.join(""));
     for (const on of [header, cookie, query]) {
       const early = requestKey(all.subarray(0, at % (all.length + 1)), on);
       if (early.state === "known") assert.deepEqual(requestKey(all, on), early);
