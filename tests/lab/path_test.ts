@@ -5,7 +5,7 @@
 import assert from "node:assert/strict";
 import { pause, systemClock } from "../../lib/clock.ts";
 import { startEcho } from "../../lib/lab/backends.ts";
-import type { Meter } from "../../lib/lab/meter.ts";
+import { type Meter, sumFlows } from "../../lib/lab/meter.ts";
 import { type Mesh, serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import { isRouted } from "../../lib/lab/nat.ts";
@@ -31,6 +31,8 @@ interface Way {
   readonly meter: Meter;
   readonly iface: string;
   readonly between: readonly [string, string];
+  /** The same two nodes by IPv6, where both families lead there and either may win. */
+  readonly between6?: readonly [string, string];
 }
 
 interface Pair {
@@ -79,8 +81,9 @@ function wayBetween(a: string, b: string, ipv6 = false): (mesh: Mesh) => Promise
   return ({ topology }) => {
     const [from, to] = [topology.site(a), topology.site(b)];
     const address = (site: Site) => {
+      if (!ipv6 && !isRouted(site.kind)) return site.address;
       const node = topology.edges.find((edge) => "plug" in edge.attachment && edge.name === edgeOf(topology, site))!;
-      return ipv6 ? node.address6! : isRouted(site.kind) ? node.address : site.address;
+      return ipv6 ? node.address6! : node.address;
     };
     return Promise.resolve({
       meter: topology.internet.meter,
@@ -90,13 +93,17 @@ function wayBetween(a: string, b: string, ipv6 = false): (mesh: Mesh) => Promise
   };
 }
 
-function wayToCloud(site: string): (mesh: Mesh) => Promise<Way> {
-  return ({ topology }) =>
-    Promise.resolve({
+function wayToCloud(name: string): (mesh: Mesh) => Promise<Way> {
+  return ({ topology }) => {
+    const [site, cloud] = [topology.site(name), topology.node("cloud-1")];
+    const edge = site.hasIpv6 ? topology.node(edgeOf(topology, site)).address6! : undefined;
+    return Promise.resolve({
       meter: topology.internet.meter,
-      iface: topology.site(site).leg.port,
-      between: [topology.site(site).address, topology.node("cloud-1").address],
+      iface: site.leg.port,
+      between: [site.address, cloud.address],
+      ...(edge === undefined ? {} : { between6: [edge, cloud.address6!] as const }),
     });
+  };
 }
 
 async function lanWay({ topology }: Mesh): Promise<Way> {
@@ -122,8 +129,10 @@ async function request({ from, to, web }: Pair): Promise<number> {
 }
 
 async function directBytes({ way }: Pair): Promise<number> {
-  const { meter, ...filter } = way;
-  return (await meter.total({ ...filter, protocol: "tcp" })).bytes;
+  const { meter, iface, between, between6 } = way;
+  const flows = await meter.read();
+  const bytes = (pair: Way["between"]) => sumFlows(flows, { iface, between: pair, protocol: "tcp" }).bytes;
+  return bytes(between) + (between6 === undefined ? 0 : bytes(between6));
 }
 
 /** Requests until the direct path carries a handshake; milliseconds since the first one began. */
@@ -181,11 +190,15 @@ const WORLD = {
     { name: "openwrt", nat: "owrt" },
     { name: "mobile-a", nat: "symrand", ipv6: "fw" },
     { name: "mobile-b", nat: "symrand", ipv6: "fw" },
+    { name: "counting", nat: "symseq" },
+    { name: "flat", nat: "cone", behind: "cgn" },
   ],
+  providers: [{ name: "cgn", nat: "eimrand" }],
   ipv6: true,
 } as const satisfies MeshOptions;
-const [HOME_1, HOME_2, OFFICE, CAMPUS_A, CAMPUS_B, STRICT, OPENWRT, MOBILE_A, MOBILE_B] = [1, 2, 3, 4, 5, 6, 7, 8, 9]
-  .map((n) => `edge-${n}`) as [string, string, string, string, string, string, string, string, string];
+const [HOME_1, HOME_2, OFFICE, CAMPUS_A, CAMPUS_B, STRICT, OPENWRT, MOBILE_A, MOBILE_B, COUNTING, FLAT] = [
+  ...["edge-1", "edge-2", "edge-3", "edge-4", "edge-5", "edge-6", "edge-7", "edge-8", "edge-9", "edge-10", "edge-11"],
+] as [string, string, string, string, string, string, string, string, string, string, string];
 
 const PAIRS: readonly {
   readonly name: string;
@@ -209,6 +222,20 @@ const PAIRS: readonly {
     from: MOBILE_A,
     to: MOBILE_B,
     way: wayBetween("mobile-a", "mobile-b", true),
+    path: "direct",
+  },
+  {
+    name: "A16: a symmetric NAT that counts up, and a home NAT",
+    from: COUNTING,
+    to: OFFICE,
+    way: wayBetween("counting", "office"),
+    path: "direct",
+  },
+  {
+    name: "A16: a firewall, and a home behind a provider's NAT with random ports",
+    from: CAMPUS_A,
+    to: FLAT,
+    way: wayBetween("campus-a", "cgn"),
     path: "direct",
   },
   {

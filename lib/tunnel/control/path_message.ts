@@ -20,6 +20,8 @@ export const MAX_OBSERVERS = 4;
 export const MAX_OBSERVED = 8;
 /** Where one round of punching may aim at. */
 export const MAX_TARGETS = 4;
+/** Ports between two mappings of a NAT that counts up; what lies further apart is taken for chance. */
+export const MAX_STRIDE = 8;
 /** Bytes of a nonce: enough that nobody guesses one within its life of seconds. */
 export const NONCE_BYTES = 16;
 
@@ -27,6 +29,8 @@ export const NONCE_BYTES = 16;
 export type Mapping =
   /** To the same public port (endpoint-independent, or no NAT): punching can work. */
   | "same"
+  /** To the next port for each destination (symmetric, counting up): what comes next can be foretold. */
+  | "steps"
   /** To another port for each destination (symmetric). */
   | "varies"
   | "unknown";
@@ -72,6 +76,8 @@ export type PunchMessage =
     readonly targets: readonly IpPort[];
     readonly mapping: Mapping;
     readonly peerMapping: Mapping;
+    /** The peer's NAT steps: its IPv4 target is a guess, the next guesses are so many ports further on each. */
+    readonly stride?: number;
   }
   /** Either way: the round is over. */
   | {
@@ -126,6 +132,7 @@ function punch(m: Members): PunchMessage {
         targets: list(m["targets"], MAX_TARGETS, address),
         mapping: mapping(m["mapping"]),
         peerMapping: mapping(m["peerMapping"]),
+        ...(m["stride"] === undefined ? {} : { stride: number(m["stride"], MAX_STRIDE) }),
       };
     case "stop":
       return { type, step: "stop", id, ...reason(m) };
@@ -185,7 +192,7 @@ function number(value: unknown, max: number): number {
 }
 
 function mapping(value: unknown): Mapping {
-  return value === "same" || value === "varies" ? value : "unknown";
+  return value === "same" || value === "steps" || value === "varies" ? value : "unknown";
 }
 
 function bad(what: string): MeshError {

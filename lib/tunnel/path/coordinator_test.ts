@@ -211,11 +211,35 @@ Deno.test("one symmetric NAT is tried, and both know", () => {
   rig.see("a", { ip: "203.0.113.10", port: 1 });
   rig.see("a", { ip: "203.0.113.10", port: 1 }, S2);
   rig.see("b", { ip: "203.0.113.20", port: 2 });
-  rig.see("b", { ip: "203.0.113.20", port: 3 }, S2);
+  rig.see("b", { ip: "203.0.113.20", port: 300 }, S2);
   rig.ready("a");
   rig.ready("b");
   const go = rig.last<Go>("a", "punch", "go");
-  assert.deepEqual([go.mapping, go.peerMapping], ["same", "varies"]);
+  assert.deepEqual([go.mapping, go.peerMapping, go.stride], ["same", "varies", undefined]);
+});
+
+Deno.test("a NAT that counts up is aimed at where it will be, also when both do; beside one that does not it is hopeless", () => {
+  const seen = (ports: Readonly<Record<"a" | "b", readonly [number, number]>>) => {
+    const rig = pair();
+    rig.meet("a", "b", true);
+    for (const node of ["a", "b"] as const) {
+      const ip = `203.0.113.${node === "a" ? 10 : 20}`;
+      rig.see(node, { ip, port: ports[node][0] });
+      rig.see(node, { ip, port: ports[node][1] }, S2);
+      rig.ready(node);
+    }
+    return rig;
+  };
+  const one = seen({ a: [25_001, 25_001], b: [30_004, 30_006] });
+  const [a, b] = [one.last<Go>("a", "punch", "go"), one.last<Go>("b", "punch", "go")];
+  assert.deepEqual(a.targets, [{ ip: "203.0.113.20", port: 30_008 }]);
+  assert.deepEqual([a.mapping, a.peerMapping, a.stride], ["same", "steps", 2]);
+  assert.deepEqual(b.targets, [{ ip: "203.0.113.10", port: 25_001 }]);
+  assert.deepEqual([b.mapping, b.peerMapping, b.stride], ["steps", "same", undefined]);
+  const both = seen({ a: [40_001, 40_002], b: [30_004, 30_006] });
+  assert.deepEqual(["a", "b"].map((node) => both.last<Go>(node, "punch", "go").stride), [2, 1]);
+  const hopeless = seen({ a: [40_001, 50_002], b: [30_004, 30_006] });
+  assert.match(hopeless.last<Stop>("a", "punch", "stop").message, /give each destination another port/);
 });
 
 Deno.test("both asking makes one round; a pair and a node have a limit of rounds", () => {

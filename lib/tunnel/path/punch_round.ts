@@ -23,6 +23,8 @@ const PUNCH_MS = 5_000;
 const PREPARE_MS = 6_000;
 /** Sightings that are missing this long after the first one are not waited for. */
 const SIGHTING_SPREAD_MS = 400;
+/** Ports tried of a NAT that counts up: somebody else behind it may take a few meanwhile. */
+const GUESSES = 8;
 /** Bounds of the random wait after a refusal. */
 const RETRY_MIN_MS = 25;
 const RETRY_SPREAD_MS = 25;
@@ -182,7 +184,7 @@ export class PunchRound {
     this.#timers.clear();
     this.#deadline = this.#host.clock.now() + PUNCH_MS;
     this.#after(PUNCH_MS, () => this.#fail("TIMEOUT", this.#verdict(), !this.#hopeless));
-    for (const target of targets) this.#dial(target);
+    for (const target of targets) for (const guess of guesses(target, this.#go?.stride)) this.#dial(guess);
   }
 
   #dial(target: IpPort): void {
@@ -228,6 +230,10 @@ export class PunchRound {
   #verdict(): string {
     const { mapping, peerMapping, targets } = this.#go!;
     if (mapping === "varies") return "the NAT of this site gives each destination another port";
+    if (mapping === "steps" || peerMapping === "steps") {
+      return `the NAT of ${mapping === "steps" ? "this site" : this.peer} gives the next port to each destination, ` +
+        "and not those that were foretold";
+    }
     if (peerMapping === "varies") return `the NAT of ${this.peer} gives each destination another port`;
     const fates = targets.map(hostPort).map((at) =>
       `${at} ${this.#fates.get(at) === "DIAL_REFUSED" ? "refused" : "did not answer"}`
@@ -265,4 +271,11 @@ export class PunchRound {
     });
     this.#timers.add(cancel);
   }
+}
+
+/** Where to connect to for a target, in the order in which the NATs of both sides count. */
+function guesses(target: IpPort, stride: number | undefined): readonly IpPort[] {
+  if (stride === undefined || familyOf(target.ip) === 6) return [target];
+  return Array.from({ length: GUESSES }, (_, i) => ({ ip: target.ip, port: target.port + i * stride }))
+    .filter(({ port }) => port <= 65_535);
 }

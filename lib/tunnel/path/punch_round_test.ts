@@ -289,9 +289,29 @@ Deno.test("after five seconds it is over, with a sentence that knows the NATs", 
   const ours = new Rig().started({ mapping: "varies" });
   ours.clock.advance(5_000);
   assert.equal(ours.why(), "the NAT of this site gives each destination another port");
+  const counting = new Rig().started({ peerMapping: "steps", stride: 1 });
+  counting.clock.advance(5_000);
+  assert.match(
+    counting.why(),
+    /^the NAT of b gives the next port to each destination, and not those .*foretold \(again\)$/,
+  );
   const theirs = new Rig().started({ peerMapping: "varies" });
   theirs.clock.advance(5_000);
   assert.equal(theirs.why(), "the NAT of b gives each destination another port");
+});
+
+Deno.test("a NAT that counts up: the next eight ports in order, by IPv4 only; what refuses is tried again", () => {
+  const six = { ip: "2001:db8::2", port: 26001 };
+  const rig = new Rig().started({ targets: [six, TARGET], peerMapping: "steps", stride: 3 });
+  assert.deepEqual(rig.dials.map((d) => d.at), [
+    hostPort(six),
+    ...Array.from({ length: 8 }, (_, i) => `198.51.100.20:${26001 + 3 * i}`),
+  ]);
+  rig.dials[2]!.end("DIAL_REFUSED");
+  rig.clock.advance(50);
+  assert.equal(rig.dials.at(-1)!.at, "198.51.100.20:26004");
+  const last = new Rig().started({ targets: [{ ip: TARGET.ip, port: 65_533 }], peerMapping: "steps", stride: 1 });
+  assert.deepEqual(last.dials.map((d) => d.at.split(":")[1]), ["65533", "65534", "65535"]);
 });
 
 Deno.test("targets that this host must not dial are left out; with none left the round ends", () => {

@@ -5,11 +5,11 @@
  *     preparing ──both ready──→ punching ──either says stop, or time──→ gone
  *         └──nothing to aim at, time──────────────────────────────────↗
  */
-import { familyOf } from "../../addr.ts";
 import type { MonoMs } from "../../clock.ts";
 import type { ReasonCode } from "../../errors.ts";
 import type { IpPort } from "../../net.ts";
-import { type Mapping, MAX_TARGETS, type PathMessage, type PunchMessage } from "../control/path_message.ts";
+import { MAX_TARGETS, type PathMessage, type PunchMessage } from "../control/path_message.ts";
+import { type Mapped, mappedIn, seenIn, type Sighting } from "./mapping.ts";
 
 /** Both must have shown their port by then: five round trips to a server on another continent. */
 const PREPARE_MS = 4_000;
@@ -41,12 +41,6 @@ export interface RoundsStats {
   readonly begun: number;
   readonly started: number;
   readonly connected: number;
-}
-
-interface Sighting {
-  readonly from: IpPort;
-  /** Our address that it came to. */
-  readonly at: IpPort;
 }
 
 interface Side {
@@ -181,12 +175,16 @@ export class Rounds {
 
   #go(round: Round, now: MonoMs): void {
     const [a, b] = round.sides;
-    const families = ([4, 6] as const).filter((f) => round.sides.every((side) => seenIn(side, f).length > 0));
+    const families = ([4, 6] as const).filter((f) => round.sides.every((s) => seenIn(s.sightings, f).length > 0));
     if (families.length === 0) {
       const message = `${a.node} and ${b.node} were not seen in a common address family`;
       return this.#end(round, { code: "UNSUPPORTED", message }, round.sides);
     }
-    if (families.every((f) => round.sides.every((side) => mappingOf(side, f) === "varies"))) {
+    const [ofA, ofB] = [a, b].map((side) => families.map((f) => mappedIn(side.sightings, f))) as [Mapped[], Mapped[]];
+    const hopeless = families.every((_, i) =>
+      blind(ofA[i]!) && blind(ofB[i]!) && !(foretold(ofA[i]!) && foretold(ofB[i]!))
+    );
+    if (hopeless) {
       const message = `the NATs of ${a.node} and ${b.node} give each destination another port`;
       return this.#end(round, { code: "UNSUPPORTED", message }, round.sides);
     }
@@ -194,10 +192,14 @@ export class Rounds {
     round.phase = "punching";
     round.deadline = now + PUNCH_MS;
     this.#started++;
-    for (const [side, other] of [[a, b], [b, a]] as const) {
-      const targets = families.map((f) => seenIn(other, f)[0]!.from).slice(0, MAX_TARGETS);
-      const [mapping, peerMapping] = [mappingOver(side, families), mappingOver(other, families)];
-      this.#host.emit(side.node, { type: "punch", step: "go", id: round.id, at, targets, mapping, peerMapping });
+    for (const [side, own, other] of [[a, ofA, ofB], [b, ofB, ofA]] as const) {
+      const targets = other.map((mapped) => mapped.next).slice(0, MAX_TARGETS);
+      const [mapping, peerMapping] = [best(own), best(other)];
+      const stride = other.find((mapped) => mapped.stride !== undefined)?.stride;
+      this.#host.emit(side.node, {
+        ...{ type: "punch", step: "go", id: round.id, at, targets, mapping, peerMapping } as const,
+        ...(stride === undefined ? {} : { stride }),
+      });
     }
   }
 
@@ -212,21 +214,17 @@ export class Rounds {
   }
 }
 
-function seenIn(side: Side, family: 4 | 6): Sighting[] {
-  return side.sightings.filter((s) => familyOf(s.from.ip) === family);
+/** Its next port is not the one that was seen. */
+function blind({ mapping }: Mapped): boolean {
+  return mapping === "varies" || mapping === "steps";
 }
 
-/** Whether one local port looked the same from several places. */
-function mappingOf(side: Side, family: 4 | 6): Mapping {
-  const seen = seenIn(side, family);
-  const first = seen[0];
-  if (first === undefined) return "unknown";
-  if (seen.some((s) => s.from.port !== first.from.port || s.from.ip !== first.from.ip)) return "varies";
-  return new Set(seen.map((s) => `${s.at.ip} ${s.at.port}`)).size > 1 ? "same" : "unknown";
+function foretold({ mapping }: Mapped): boolean {
+  return mapping === "steps";
 }
 
 /** The family that helps most decides: one that maps alike is enough to punch. */
-function mappingOver(side: Side, families: readonly (4 | 6)[]): Mapping {
-  const all = families.map((f) => mappingOf(side, f));
-  return all.includes("same") ? "same" : all.includes("unknown") ? "unknown" : "varies";
+function best(mapped: readonly Mapped[]): Mapped["mapping"] {
+  const all = mapped.map(({ mapping }) => mapping);
+  return (["same", "unknown", "steps"] as const).find((mapping) => all.includes(mapping)) ?? "varies";
 }

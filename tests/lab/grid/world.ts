@@ -24,7 +24,6 @@ export const KINDS = Object.keys(NAT_KINDS) as NatKind[];
 /** The agent's listener, as a port-forwarding owner would know it. */
 const LISTENER = 20_006;
 
-const SYMMETRIC: readonly NatKind[] = ["symrand", "symseq"];
 /** Kinds that let in whoever the host has contacted, from any port: a symmetric NAT on the other side does no harm. */
 const FORGIVING: readonly NatKind[] = ["public", "adf", "fullcone"];
 
@@ -32,9 +31,10 @@ const FORGIVING: readonly NatKind[] = ["public", "adf", "fullcone"];
 export function expectedOf(a: NatKind, b: NatKind): Expected {
   // Nothing but TCP port 443 leaves such a site.
   if (a === "https-only" || b === "https-only") return "relay";
-  // A symmetric NAT's port for a new destination is unknown to all: its host can only reach who lets it in from any port.
-  const symmetric = [a, b].filter((kind) => SYMMETRIC.includes(kind));
-  return symmetric.length === 0 || [a, b].some((kind) => FORGIVING.includes(kind)) ? "direct" : "relay";
+  if ([a, b].some((kind) => FORGIVING.includes(kind))) return "direct";
+  // A port given at random is unknown to all: its host can only reach who lets it in from any port. One that is counted
+  // up can be foretold.
+  return a === "symrand" || b === "symrand" ? "relay" : "direct";
 }
 
 interface Placed {
