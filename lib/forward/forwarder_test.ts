@@ -7,7 +7,8 @@ import { FakeClock } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import { createLogger, memorySink } from "../log.ts";
 import type { IpPort, ServiceTarget } from "../net.ts";
-import { memoryPair } from "../net_memory.ts";
+import { idleHandler, memoryPair } from "../net_memory.ts";
+import { MAX_EARLY_BYTES } from "./early.ts";
 import { DEFAULT_FORWARD_CONFIG, type NodeFacts } from "./facts.ts";
 import { Forwarder, type ForwarderOptions } from "./forwarder.ts";
 import { FakeKernel } from "./rules/fake.ts";
@@ -246,6 +247,97 @@ Deno.test("forwarder: a client that leaves while its endpoint is dialled ends th
   assert.equal(bench.forwarder.status().connections, 1);
   client.stream.reset("RESET");
   bench.loop.run();
+  assert.equal(bench.forwarder.status().connections, 0);
+});
+
+Deno.test("forwarder: what the client says before its endpoint answers travels with the request", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3)]));
+  bench.tunnel.fate.set("n3", "silence");
+  const client = bench.connect();
+  client.say("GET / ");
+  bench.loop.run();
+  client.say("HTTP/1.0");
+  bench.loop.run();
+  assert.deepEqual(bench.tunnel.early, ["GET / HTTP/1.0"]);
+  client.say("x".repeat(2 * MAX_EARLY_BYTES));
+  bench.loop.run();
+  assert.equal(bench.tunnel.early[0]!.length, MAX_EARLY_BYTES, "the rest waits in the kernel");
+});
+
+Deno.test("forwarder: what the way did not take goes first once it is open, and is counted once", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3)]));
+  let far: Collector | undefined;
+  bench.tunnel.onStream = (stream) => far = new Collector(stream);
+  // A way that opens late and takes little before.
+  const scheduler = bench.loop.scheduler;
+  const dial = bench.tunnel.dial.bind(bench.tunnel);
+  bench.tunnel.dial = (target, first, handler) => {
+    const near = dial(target, first, idleHandler);
+    const write = near.write.bind(near);
+    let budget = 4;
+    near.write = (from, offset, length) => {
+      const n = write(from, offset, Math.min(length, budget));
+      budget -= n;
+      return n;
+    };
+    open = () => {
+      budget = Infinity;
+      near.handler = handler;
+      scheduler.later(() => handler.onOpen());
+    };
+    return near;
+  };
+  let open = () => {};
+  const client = bench.connect();
+  client.say("first words, ");
+  bench.loop.run();
+  assert.equal(far!.text, "firs");
+  client.say("then more");
+  bench.loop.run();
+  open();
+  bench.loop.run();
+  assert.equal(far!.text, "first words, then more");
+  client.stream.reset("RESET");
+  bench.loop.run();
+  assert.match(bench.sink.lines.find((l) => l.includes("access"))!, /out=22/);
+});
+
+Deno.test("forwarder: the next endpoint gets it all again, unless the one before may have acted on it", async () => {
+  for (
+    const [reason, expected] of [
+      ["DIAL_REFUSED", 2],
+      ["PEER_OFFLINE", 2],
+      ["PEER_GONE", 1],
+      ["TIMEOUT", 1],
+      ["RESET", 1],
+    ] as const
+  ) {
+    await using bench = new Bench();
+    await bench.serve(web([away(3), away(4)]));
+    for (const node of ["n3", "n4"]) bench.tunnel.fate.set(node, "silence");
+    const client = bench.connect();
+    client.say("POST");
+    bench.loop.run();
+    bench.tunnel.waiting[0]!.fail(reason);
+    bench.loop.run();
+    assert.deepEqual(bench.tunnel.early, Array(expected).fill("POST"), reason);
+    assert.equal(client.closed, expected === 1 ? reason : "no", reason);
+  }
+});
+
+Deno.test("forwarder: a request that nobody answered in time is not given to a second endpoint", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3), away(4)]));
+  for (const node of ["n3", "n4"]) bench.tunnel.fate.set(node, "silence");
+  const client = bench.connect();
+  client.say("POST");
+  bench.loop.run();
+  bench.clock.advance(1000);
+  bench.loop.run();
+  assert.equal(client.closed, "DIAL_TIMEOUT");
+  assert.equal(bench.tunnel.dials.length, 1);
   assert.equal(bench.forwarder.status().connections, 0);
 });
 

@@ -1,7 +1,7 @@
 /** Two streams made one connection: by splice(2) inside the kernel where both are its sockets, else by {@link Pipe}. */
 import type { ReasonCode } from "../errors.ts";
 import type { Loop, MeshStream } from "../net.ts";
-import { type OnPipeEnd, Pipe, type PipeKit } from "./pipe.ts";
+import { type Ahead, type OnPipeEnd, Pipe, type PipeKit } from "./pipe.ts";
 
 /** A running connection. */
 export interface Joined {
@@ -33,30 +33,33 @@ export interface Spliced {
 
 export type SocketLoop = Loop & Partial<Splicing>;
 
-/** Joins two open streams and takes over their handlers. */
+/** Joins two open streams and takes over their handlers. `ahead`: what was read from `a` before, for `b`. */
 export function join(
   by: { readonly loop: SocketLoop; readonly kit: PipeKit },
   a: MeshStream,
   b: MeshStream,
   onEnd: OnPipeEnd,
+  ahead?: Ahead,
 ): Joined {
-  const spliced = by.loop.splice?.(a, b, { onEnd });
-  return spliced ? new SplicedConnection(spliced, onEnd) : new Pipe(by.kit, a, b, onEnd);
+  const spliced = ahead?.rest ? undefined : by.loop.splice?.(a, b, { onEnd });
+  return spliced ? new SplicedConnection(spliced, ahead?.sent ?? 0, onEnd) : new Pipe(by.kit, a, b, onEnd, ahead);
 }
 
 class SplicedConnection implements Joined {
   /** The kernel moves the bytes; who has ended its direction is its business. */
   readonly halfClosed = false;
   readonly #spliced: Spliced;
+  readonly #ahead: number;
   readonly #onEnd: OnPipeEnd;
 
-  constructor(spliced: Spliced, onEnd: OnPipeEnd) {
+  constructor(spliced: Spliced, ahead: number, onEnd: OnPipeEnd) {
     this.#spliced = spliced;
+    this.#ahead = ahead;
     this.#onEnd = onEnd;
   }
 
   get forward(): number {
-    return this.#spliced.aToB;
+    return this.#ahead + this.#spliced.aToB;
   }
 
   get backward(): number {

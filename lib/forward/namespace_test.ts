@@ -33,9 +33,10 @@ class Mirror {
   readonly scheduler = new MemoryScheduler();
   forwarder!: Forwarder;
 
-  dial(target: ServiceTarget, _first: Uint8Array | undefined, handler: StreamHandler): MeshStream {
+  dial(target: ServiceTarget, first: Uint8Array | undefined, handler: StreamHandler): MeshStream {
     const [near, far] = memoryPair(this.scheduler);
     near.handler = idleHandler;
+    if (first) near.write(first, 0, first.length);
     setImmediate(() =>
       this.forwarder.onTunnelStream({
         target: { ...target, node: "n1" },

@@ -44,14 +44,20 @@ export class PipeKit {
 /** Called once, when both streams are over. `undefined`: both directions ended cleanly. */
 export type OnPipeEnd = (reason: ReasonCode | undefined) => void;
 
+/** What was read from one stream before it was joined: so much the other one has, and that it has not. */
+export interface Ahead {
+  readonly sent: number;
+  readonly rest: Uint8Array | undefined;
+}
+
 export class Pipe {
   readonly #a: Side;
   readonly #b: Side;
   readonly #onEnd: OnPipeEnd;
   #over = false;
 
-  /** Takes over the handlers of both streams, which must be open, and starts at once. */
-  constructor(kit: PipeKit, a: MeshStream, b: MeshStream, onEnd: OnPipeEnd) {
+  /** Takes over the handlers of both streams, which must be open, and starts at once. `ahead` goes from `a` to `b`. */
+  constructor(kit: PipeKit, a: MeshStream, b: MeshStream, onEnd: OnPipeEnd, ahead?: Ahead) {
     this.#onEnd = onEnd;
     this.#a = new Side(kit, a, this);
     this.#b = new Side(kit, b, this);
@@ -59,6 +65,7 @@ export class Pipe {
     this.#b.other = this.#a;
     a.handler = this.#a;
     b.handler = this.#b;
+    if (ahead) this.#a.startAfter(ahead);
     // Bytes may have come before we were there, and their edge will not come again.
     this.#a.pump();
     this.#b.pump();
@@ -142,6 +149,12 @@ class Side implements StreamHandler {
     this.closed = true;
     this.ended = true;
     this.#pipe.sideClosed(this, reason);
+  }
+
+  /** Counts what the other stream has already, and holds what goes before all that is read from now on. */
+  startAfter({ sent, rest }: Ahead): void {
+    this.bytes = sent;
+    if (rest) this.#setAside(rest, 0, rest.length);
   }
 
   /** Moves what can be moved from this stream to the other one. */

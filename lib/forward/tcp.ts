@@ -1,7 +1,7 @@
 /**
  * Takes the TCP connections that the kernel hands to the agent: finds the Service by the address the client meant,
  * picks an endpoint, dials it here or through the tunnel, and joins the two streams. An endpoint that does not answer
- * is followed by the next one while no byte has reached any.
+ * is followed by the next one while no byte can have reached any.
  */
 import { cidrContains, hostPort } from "../addr.ts";
 import type { CancelTimer, Clock, MonoMs } from "../clock.ts";
@@ -10,6 +10,7 @@ import type { Logger } from "../log.ts";
 import type { Accepted, Dialer, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import { type Connections, type Tracked } from "./connections.ts";
 import { count, type Counters } from "./counters.ts";
+import { EarlyBytes, unseen } from "./early.ts";
 import type { NodeFacts } from "./facts.ts";
 import { FirstRequest } from "./first_request.ts";
 import { type Found, type FrontendIndex, verdictFor } from "./frontends.ts";
@@ -132,11 +133,11 @@ class Connection implements Tracked, StreamHandler {
   #dialled: MeshStream | undefined;
   #joined: Joined | undefined;
   #deadline: CancelTimer | undefined;
-  /** For Services balanced by request: what was read of it, and where of it the endpoint is; then nothing. */
+  /** For Services balanced by request: what reads it, and what it says. */
   #first: FirstRequest | undefined;
   #key: string | undefined;
-  #head: Uint8Array | undefined;
-  #headSent = 0;
+  /** What the client said before its endpoint was there. */
+  #early: EarlyBytes | undefined;
   #over = false;
 
   constructor(deps: TcpDeps, accepted: Accepted, found: Found) {
@@ -168,7 +169,7 @@ class Connection implements Tracked, StreamHandler {
       onKnown: (key, head) => {
         this.#first = undefined;
         this.#key = key;
-        this.#head = head;
+        if (head.length > 0) this.#early = new EarlyBytes(head);
         client.handler = new WaitingClient(this);
         this.next();
       },
@@ -209,42 +210,32 @@ class Connection implements Tracked, StreamHandler {
   onOpen(): void {
     this.#deadline?.();
     this.#deadline = undefined;
-    if (this.#head) this.#sendHead();
-    else this.#join();
-  }
-
-  /** What was read of the request goes before all else. A fresh stream nearly always takes it at once. */
-  #sendHead(): void {
-    const head = this.#head!;
-    this.#headSent += this.#dialled!.write(head, this.#headSent, head.length - this.#headSent);
-    if (this.#headSent < head.length) return;
-    this.#head = undefined;
-    this.#join();
-  }
-
-  #join(): void {
     const slot = this.#slot!;
     const way = this.#way(slot);
-    way.bytesOut += this.#headSent;
     way.opened++;
     way.active++;
     this.#deps.picker.opened(this.#found.port, slot);
     const client = this.#accepted!.stream;
     if (!this.#deps.accessLog) this.#accepted = undefined;
-    this.#joined = join(this.#deps, client, this.#dialled!, (reason) => this.#end(reason));
+    const early = this.#early;
+    this.#early = undefined;
+    this.#joined = join(this.#deps, client, this.#dialled!, (reason) => this.#end(reason), early);
     this.#dialled = undefined;
   }
 
   onReadable(): void {}
 
-  onWritable(): void {
-    if (this.#head && this.#dialled) this.#sendHead();
+  onWritable(): void {}
+
+  /** The dial failed. */
+  onClose(reason: ReasonCode | undefined): void {
+    this.#attemptFailed(reason ?? "PEER_GONE");
   }
 
-  /** The dial failed; or the endpoint left with a part of the request, which nobody else may get then. */
-  onClose(reason: ReasonCode | undefined): void {
-    if (this.#headSent > 0) this.reset(reason ?? "PEER_GONE");
-    else this.#attemptFailed(reason ?? "PEER_GONE");
+  /** The client speaks while its endpoint is dialled. Towards this host's own endpoints waiting costs nothing. */
+  clientSpoke(): void {
+    if (this.#over || this.#slot?.way !== "tunnel" || !this.#dialled) return;
+    (this.#early ??= new EarlyBytes()).pass(this.#accepted!.stream, this.#dialled, this.#deps.kit.scratch);
   }
 
   /** The client left while it waited. */
@@ -268,14 +259,15 @@ class Connection implements Tracked, StreamHandler {
     if (slot.way === "tunnel") {
       this.#deadline = this.#deps.clock.timer(timeoutMs, () => {
         this.#dialled?.reset("DIAL_TIMEOUT");
-        this.#attemptFailed("DIAL_TIMEOUT");
+        this.#attemptFailed("DIAL_TIMEOUT", "unknown");
       });
     }
     const dialer = slot.way === "tunnel" ? this.#deps.tunnel : this.#deps.local;
-    this.#dialled = dialer.dial(target, undefined, this);
+    this.#dialled = dialer.dial(target, this.#early?.again(), this);
   }
 
-  #attemptFailed(reason: ReasonCode): void {
+  /** `fate`: whether the endpoint can have seen what the client said. */
+  #attemptFailed(reason: ReasonCode, fate: "unknown" | "told" = "told"): void {
     const slot = this.#slot;
     if (this.#over || !slot) return;
     this.#deadline?.();
@@ -291,7 +283,9 @@ class Connection implements Tracked, StreamHandler {
       reason,
       attempt: this.#attempts,
     });
-    this.next(reason);
+    if (!this.#early?.sent || (fate === "told" && unseen(reason))) return this.next(reason);
+    count(this.#deps.counters.of(this.#found.port.id).failed, reason);
+    this.reset(reason);
   }
 
   #end(reason: ReasonCode | undefined): void {
@@ -333,7 +327,7 @@ class Connection implements Tracked, StreamHandler {
   }
 }
 
-/** The client while its endpoint is dialled: its bytes wait in the kernel, only its end matters. */
+/** The client while its endpoint is dialled. */
 class WaitingClient implements StreamHandler {
   readonly #connection: Connection;
 
@@ -343,7 +337,9 @@ class WaitingClient implements StreamHandler {
 
   onOpen(): void {}
 
-  onReadable(): void {}
+  onReadable(): void {
+    this.#connection.clientSpoke();
+  }
 
   onWritable(): void {}
 
