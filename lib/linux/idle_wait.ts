@@ -6,6 +6,8 @@ import { EPOLLIN } from "./structs.ts";
 
 /** Waits for an epoll instance while the thread does something else, or nothing. */
 export interface IdleWait {
+  /** Whether a wait that is over at once costs little more than a turn of Deno's loop. */
+  readonly prompt: boolean;
   /**
    * Calls `onWake` once, as soon as the epoll instance has something; now and then also for nothing, so ask it. Keeps
    * the process alive.
@@ -27,6 +29,7 @@ export function openIdleWait(epoll: Fd, onWake: () => void): IdleWait {
  * threads waking each other.
  */
 export class ThreadWait implements IdleWait {
+  readonly prompt = false;
   readonly #request = Memory.allocate(8);
   readonly #onWake: () => void;
   #waiting: Promise<void> | undefined;

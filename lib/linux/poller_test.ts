@@ -72,6 +72,35 @@ Deno.test("Deno's own loop gets its turns while the poller is busy without end",
   await poller.finished;
 });
 
+Deno.test("Deno's own sockets are served within a few yields while the poller is busy without end", async () => {
+  const poller = new Poller(nullLogger);
+  const [a, aPeer] = socketPair();
+  let turns = 0;
+  poller.add(a, EPOLLIN, { ...quiet, onEvents: () => turns++ });
+  // Idle first: how it waits is found out then.
+  while (!poller.isWaiting) await turn();
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  using dialled = await Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port });
+  using accepted = await listener.accept();
+  poke(aPeer);
+  while (turns === 0) await turn();
+  const before = turns;
+  const buffer = new Uint8Array(8);
+  for (let i = 0; i < 20; i++) {
+    await dialled.write(new Uint8Array(1));
+    await accepted.read(buffer);
+    await accepted.write(new Uint8Array(1));
+    await dialled.read(buffer);
+  }
+  const perTrip = (turns - before) / 20;
+  // By setImmediate alone each read would wait for 61 yields of 64 turns.
+  assert(perTrip < 64 * 20, `${perTrip} turns for each way there and back`);
+  poller.closeFd(a);
+  libc().close(aPeer);
+  poller.close();
+  await poller.finished;
+});
+
 Deno.test("work that is deferred while the loop is idle runs at once, not with the next event", async () => {
   const poller = new Poller(nullLogger);
   const [a, aPeer] = socketPair();

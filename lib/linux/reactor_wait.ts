@@ -45,6 +45,7 @@ let knownReactor: Fd | undefined;
 
 /** See the file's comment. */
 export class ReactorWait implements IdleWait {
+  readonly prompt = true;
   readonly #c: Libc = libc();
   readonly #epoll: Fd;
   readonly #reactor: Fd;
