@@ -24,13 +24,13 @@ export async function adminCall(
   const socket = `${target.runDir}/${target.role}${method === "GET" ? "" : ".root"}.sock`;
   const client = Deno.createHttpClient({ proxy: { transport: "unix", path: socket } });
   try {
-    let response = await request(client, target, socket, method, path, body);
+    let response = await request(client, socket, method, path, body);
     if (response === undefined && method === "GET") {
       // Root reads through its own socket where the group's is closed or missing.
       using root = Deno.createHttpClient({
         proxy: { transport: "unix", path: `${target.runDir}/${target.role}.root.sock` },
       });
-      response = await request(root, target, socket, method, path, body);
+      response = await request(root, socket, method, path, body);
     }
     if (response === undefined) throw await notReachable(target, socket);
     return response;
@@ -41,7 +41,6 @@ export async function adminCall(
 
 async function request(
   client: Deno.HttpClient,
-  target: AdminTarget,
   socket: string,
   method: string,
   path: string,
@@ -49,7 +48,9 @@ async function request(
 ): Promise<unknown> {
   let response: Response;
   try {
-    response = await fetch(`http://${target.role}${path}`, {
+    // An address, not a name: the runtime looks names up although the socket is given, and a host whose resolver is
+    // broken is just where status is wanted.
+    response = await fetch(`http://127.0.0.1${path}`, {
       method,
       client,
       ...(body === undefined ? {} : { body: JSON.stringify(body), headers: { "content-type": "application/json" } }),

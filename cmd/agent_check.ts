@@ -18,7 +18,7 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
   const forward = forwarder?.status();
   const { notBefore, notAfter } = identity.certificate;
   const skewMs = identity.time.skew();
-  const { savedAt, lastError } = disk.status();
+  const { savedAt, lastError, loadError } = disk.status();
   const { problem: writing } = await writeProblem(config.stateDir);
   const listen = [config.mesh.address, ...(config.mesh.address6 === "off" ? [] : [config.mesh.address6])];
   const sample = sampleName(agent);
@@ -31,6 +31,9 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
     dns: dns && {
       listen: listen.map((ip) => hostPort({ ip, port: config.dns.port })),
       ...(dns.problem === undefined ? {} : { problem: dns.problem }),
+      ...(dns.hint === undefined ? {} : { hint: dns.hint }),
+      upstreams: dns.stats()?.upstreams.length ?? 0,
+      leftOut: dns.stats()?.leftOut ?? [],
     },
     ...(sample ? { sample } : {}),
     certificate: {
@@ -43,6 +46,7 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
     snapshot: {
       ...(savedAt === undefined ? {} : { savedAt }),
       ...(lastError === undefined ? {} : { lastError }),
+      ...(loadError === undefined ? {} : { loadError }),
       ...(writing === undefined ? {} : { writeProblem: writing }),
     },
     resolvers: gatherUsage(procReader, store.snapshot, {

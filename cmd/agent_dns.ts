@@ -7,7 +7,7 @@ import type { AgentConfig } from "../lib/config.ts";
 import type { DnsConfig } from "../lib/dns/config.ts";
 import type { CacheStore } from "../lib/dns/persist.ts";
 import type { DnsServer, DnsStats } from "../lib/dns/server.ts";
-import { describe, MeshError } from "../lib/errors.ts";
+import { explain, MeshError } from "../lib/errors.ts";
 import type { HostResolver } from "./host_resolver.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { writeAtomic } from "../lib/linux/files.ts";
@@ -36,7 +36,7 @@ export class DnsModule {
   readonly #parts: DnsModuleParts;
   readonly #config: DnsConfig;
   #server: DnsServer | undefined;
-  #problem: string | undefined;
+  #problem: { readonly text: string; readonly hint?: string } | undefined;
   #host: HostResolver | undefined;
   #cancel: (() => void) | undefined;
 
@@ -59,7 +59,12 @@ export class DnsModule {
 
   /** Why it does not listen. */
   get problem(): string | undefined {
-    return this.#problem;
+    return this.#problem?.text;
+  }
+
+  /** What to do about it. */
+  get hint(): string | undefined {
+    return this.#problem?.hint;
   }
 
   stats(): DnsStats | undefined {
@@ -102,12 +107,29 @@ export class DnsModule {
         await this.#host.apply(mesh);
       }
     } catch (error) {
-      if (this.#problem === undefined) {
-        log.error("DNS cannot listen; everything else goes on", { error: describe(error) });
-      }
-      this.#problem = describe(error);
+      const first = this.#problem === undefined;
+      this.#problem = await this.#explain(error);
+      if (first) log.error("DNS cannot listen; everything else goes on", this.#problem);
       this.#cancel = systemClock.timer(RETRY_MS, () => void this.#try());
     }
+  }
+
+  /** A port that is taken: by whom, because that is what a person wants to know. */
+  async #explain(error: unknown): Promise<{ readonly text: string; readonly hint?: string }> {
+    const { text, hint } = explain(error);
+    const said = { text, ...(hint === undefined ? {} : { hint }) };
+    if (!text.includes("EADDRINUSE")) return said;
+    const { config, mesh } = this.#parts;
+    const { holderOf } = await import("./check/holders.ts");
+    for (const ip of mesh) {
+      const holder = await holderOf({ ip, port: config.dns.port }, ["udp", "tcp"]);
+      if (holder === undefined) continue;
+      const hint = `stop ${holder}, or have it listen on its own addresses only; the agent tries again every ${
+        RETRY_MS / 1000
+      } s`;
+      return { text: `${text}: held by ${holder}`, hint };
+    }
+    return said;
   }
 
   /** Who may ask: this host and its pods. A new object only when the facts changed, as the server wants it. */

@@ -1,12 +1,13 @@
 /** How the agent comes to its identity: from disk, or by joining once. */
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { describe, MeshError } from "../lib/errors.ts";
+import { describe, explain, MeshError } from "../lib/errors.ts";
 import { proxyChoice } from "../lib/http_proxy.ts";
 import { AgentIdentity } from "../lib/identity/agent.ts";
 import type { StateFiles } from "../lib/identity/state_files.ts";
 import type { Logger } from "../lib/log.ts";
 import { VERSION } from "../lib/version.ts";
+import { serverHint } from "./server_hint.ts";
 
 const DAY_MS = 86_400_000;
 /** Longest token text read from a file or stdin. */
@@ -58,7 +59,7 @@ async function join(config: AgentConfig, files: StateFiles, log: Logger): Promis
   const token = await readToken(tokenFile);
   // The join code is loaded once in a node's life; later starts do without it.
   const { joinMesh } = await import("../lib/identity/join_client.ts");
-  const grant = await joinMesh({
+  const grant = await explained(joinMesh({
     files,
     clock: systemClock,
     servers: server,
@@ -67,9 +68,23 @@ async function join(config: AgentConfig, files: StateFiles, log: Logger): Promis
     node: nodeName,
     version: VERSION,
     proxyFor: proxyChoice(config.proxy, Deno.env.get),
-  });
+  }));
   if (tokenFile !== "-") await discardToken(tokenFile, log);
   log.info("joined", { node: grant.node, server: grant.server, trustDomain: grant.trustDomain });
+}
+
+/** Says what to do about a server that cannot be reached, as `status` and `check` do. */
+async function explained<T>(work: Promise<T>): Promise<T> {
+  try {
+    return await work;
+  } catch (error) {
+    if (!(error instanceof MeshError) || error.code !== "SERVER_UNREACHABLE") throw error;
+    const { text, hint } = explain(error);
+    // A proxy's own refusal says more than we could.
+    throw new MeshError("SERVER_UNREACHABLE", text, {
+      hint: hint && text.includes("HTTP proxy") ? hint : serverHint(text),
+    });
+  }
 }
 
 async function readToken(file: string): Promise<string> {

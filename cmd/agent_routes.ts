@@ -13,7 +13,6 @@ import {
   type PeerStatus,
   type ServerLinkStatus,
   STATUS_VERSION,
-  type Warning,
 } from "../lib/status.ts";
 import type { PeerStatus as TunnelPeer } from "../lib/tunnel/peer_types.ts";
 import type { ServerStatus as TunnelServer } from "../lib/tunnel/control/servers.ts";
@@ -24,7 +23,7 @@ import { pingRoutes } from "./agent_ping.ts";
 import { commonRoutes } from "./common_routes.ts";
 import { sourceView } from "./meta_sources.ts";
 import type { RunningAgent } from "./agent.ts";
-import { duration } from "./output.ts";
+import { agentWarnings } from "./agent_warnings.ts";
 
 export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
@@ -79,7 +78,7 @@ function agentStatus(agent: RunningAgent): AgentStatus {
     ready: readiness.ready,
     waitingFor: readiness.waitingFor,
     memory: memoryUse(),
-    warnings: warnings(agent, servers),
+    warnings: agentWarnings(agent, { servers, ...(forward ? { forward } : {}) }),
     node: identity.node,
     mode: online ? "online" : "offline",
     modeSince: new Date(agent.modeSince).toISOString(),
@@ -178,46 +177,4 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
         : "switched off in the configuration",
     },
   ];
-}
-
-function warnings(agent: RunningAgent, servers: readonly ServerLinkStatus[]): Warning[] {
-  const out: Warning[] = [];
-  const { identity, config } = agent;
-  if (config.tunnel.enabled && !servers.some((s) => s.state === "connected")) {
-    const why = servers.find((s) => s.detail !== undefined)?.detail ?? "not connected yet";
-    out.push({
-      code: "SERVER_UNREACHABLE",
-      text:
-        `no server is connected (${why}); Services on this node and over existing direct paths go on, others do not`,
-    });
-  }
-  if (agent.dns?.problem !== undefined) out.push({ code: "KERNEL", text: `DNS does not answer: ${agent.dns.problem}` });
-  const revoked = identity.revoked;
-  if (revoked) {
-    out.push({
-      code: "REVOKED",
-      text: `this node was revoked on ${new Date(revoked.at).toISOString()}: ${revoked.reason}`,
-      hint: `on the server: edgemesh node reset ${identity.node}; then join again`,
-    });
-  }
-  const skew = identity.time.skew();
-  if (skew !== undefined && Math.abs(skew) > 5 * 60_000) {
-    out.push({
-      code: "CLOCK_SKEW",
-      text: `this machine's clock is ${duration(Math.abs(skew) / 1000)} ${
-        skew > 0 ? "ahead of" : "behind"
-      } the server's, whose time is used`,
-      hint: "set the clock, or run an NTP client",
-    });
-  }
-  const { expired, lastError } = identity.renewal;
-  if (expired) {
-    out.push({
-      code: "CERT_EXPIRED",
-      text: `this node's certificate has expired${
-        lastError ? `: ${lastError.text}` : ""
-      }; peers still accept it for a while`,
-    });
-  }
-  return out;
 }

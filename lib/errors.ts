@@ -90,6 +90,8 @@ export const REASONS = {
   TOOL_MISSING: 40,
   /** Another connection of the same node took this one's place. */
   REPLACED: 41,
+  /** Every resolver for other names is this one itself: a query would come back for ever. */
+  DNS_LOOP: 42,
 } as const;
 
 export type ReasonCode = keyof typeof REASONS;
@@ -126,6 +128,12 @@ export class MeshError extends Error {
 
 /** One line for a person: the message, the chain of causes, and the hint. */
 export function describe(error: unknown): string {
+  const { text, hint } = explain(error);
+  return text + (hint ? `; try: ${hint}` : "");
+}
+
+/** What failed and why, and apart from it what to do, for places that show the two in their own way. */
+export function explain(error: unknown): { readonly text: string; readonly hint?: string } {
   const parts: string[] = [];
   let hint: string | undefined;
   let e: unknown = error;
@@ -135,7 +143,7 @@ export function describe(error: unknown): string {
     e = e.cause;
   }
   if (parts.length === 0) parts.push(String(error));
-  return parts.join(": ") + (hint ? `; try: ${hint}` : "");
+  return { text: parts.join(": "), ...(hint ? { hint } : {}) };
 }
 
 /** The code of any thrown value: its own, or `INTERNAL`. */

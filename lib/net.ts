@@ -97,6 +97,8 @@ export interface DialOptions {
   readonly reusePort?: boolean;
   /** SO_MARK, so that our own rules can tell our own connections apart. */
   readonly mark?: number;
+  /** Most bytes of a segment, both ways (TCP_MAXSEG): what still passes where larger packets are lost. */
+  readonly maxSegment?: number;
 }
 
 /** One address a datagram socket talks to. */

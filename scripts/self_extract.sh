@@ -81,8 +81,15 @@ for base in $places; do
     why "$base" "no room"
     continue
   fi
-  if ! "$tmp/edgemesh" --version >/dev/null 2>&1; then
+  if ! said=$("$tmp/edgemesh" --version 2>&1 >/dev/null); then
     rm -rf "$tmp"
+    case $said in
+      *"version \`GLIBC"*) # No other folder would help.
+        lacks=$(printf '%s' "$said" | grep -o 'GLIBC_[0-9.]*' | sort -u | tr '\n' ' ')
+        has=$(getconf GNU_LIBC_VERSION 2>/dev/null) || has="an older one"
+        fail "This system's C library is too old: it lacks ${lacks% }; edgemesh needs glibc 2.28 or newer, here is $has" "a newer system (Debian 11, Ubuntu 20.04, RHEL 8 or later), or a container with one"
+        ;;
+    esac
     why "$base" "programs there cannot run: mounted noexec?"
     continue
   fi

@@ -64,7 +64,7 @@ for (
     says(only(judgeHost({ ...host, ...facts }), name), state, text));
 }
 
-const failed = (step: "name" | "tcp" | "tls" | "pin") => ({
+const failed = (step: "name" | "tcp" | "tls" | "mtu" | "pin") => ({
   url: "wss://mesh",
   pinned: false,
   failed: { step, code: "SERVER_UNREACHABLE" as const, text: `the ${step} failed` },
@@ -87,6 +87,7 @@ for (
     ["reach", { servers: [] }, "warn", /no server/],
     ["reach", { servers: [failed("tcp")] }, "fail", /wss:\/\/mesh: the tcp failed/],
     ["reach", { servers: [failed("pin")] }, "fail", /the pin failed/],
+    ["reach", { servers: [failed("mtu")] }, "fail", /the mtu failed/],
     ["reach", { servers: [{ url: "wss://mesh", tcpMs: 3, pinned: false }] }, "ok", /not known before the join/],
   ] as const
 ) {
@@ -138,7 +139,7 @@ const status: AgentStatus = {
 };
 const agent: AgentFacts = {
   rules: { backend: "netlink", repairs: 0 },
-  dns: { listen: ["169.254.96.16:53"] },
+  dns: { listen: ["169.254.96.16:53"], upstreams: 1, leftOut: [] },
   sample: { name: "web.default.svc.cluster.local", address: "10.96.0.10" },
   certificate: { notBefore: NOW - 2 * HOUR, notAfter: NOW + 22 * HOUR, expired: false },
   skewMs: 12,
@@ -214,7 +215,21 @@ for (
       /15m0s/,
     ],
     ["clock", withAgent({ skewMs: -7_200_000 }), "clock-skew", "warn", /2h0m behind/],
-    ["port 53 taken", withAgent({ dns: { listen: [], problem: "address in use" } }), "dns", "fail", /address in use/],
+    [
+      "port 53 taken",
+      withAgent({ dns: { listen: [], problem: "address in use", upstreams: 0, leftOut: [] } }),
+      "dns",
+      "fail",
+      /address in use/,
+    ],
+    [
+      "resolv.conf names only us",
+      withAgent({ dns: { listen: ["169.254.96.16:53"], upstreams: 0, leftOut: ["/etc/resolv.conf names us"] } }),
+      "upstreams",
+      "fail",
+      /outside the cluster cannot be resolved: .*resolv\.conf names us/,
+    ],
+    ["snapshot damaged", withAgent({ snapshot: { loadError: "truncated" } }), "snapshot-loaded", "warn", /truncated/],
     ["DNS drops", { ...running, answer: { problem: "nothing within 2 s" } }, "dns", "fail", /nothing within/],
     [
       "DNS lies",
@@ -238,6 +253,21 @@ for (
     says(lines.find((c) => c.state === state) ?? lines[0]!, state, text);
   });
 }
+
+Deno.test("check: what to do about a server depends on what the system said", () => {
+  const hint = (text: string) => {
+    const down = {
+      url: "wss://mesh",
+      pinned: false,
+      failed: { step: "tcp", code: "SERVER_UNREACHABLE", text },
+    } as const;
+    return judgeReach([down])[0]!.hint!;
+  };
+  assert.match(hint("Connection refused (os error 111)"), /nothing listens/);
+  assert.match(hint("Network is unreachable (os error 101)"), /no route/);
+  assert.match(hint("no answer from mesh:443 within 5 s"), /firewall.*HTTPS_PROXY/);
+  assert.match(hint("the HTTP proxy 10.0.0.1:3128 did not reach mesh:443 within 5 s"), /proxy's operator/);
+});
 
 Deno.test("check: with one of two servers gone the agent works on", () => {
   const servers = [{ url: "wss://a", state: "down", detail: "x" }, status.servers[0]!] as const;

@@ -33,7 +33,11 @@ export interface ReachFact {
   readonly tlsMs?: number;
   /** Whether the server's authority was compared with the pin. */
   readonly pinned: boolean;
-  readonly failed?: { readonly step: "name" | "tcp" | "tls" | "pin"; readonly code: ReasonCode; readonly text: string };
+  readonly failed?: {
+    readonly step: "name" | "tcp" | "tls" | "mtu" | "pin";
+    readonly code: ReasonCode;
+    readonly text: string;
+  };
 }
 
 /** This host, whatever runs on it. */
@@ -64,7 +68,14 @@ export interface StartFacts {
 /** What a running agent says of itself beyond its status; answered by `GET /v1/check`. */
 export interface AgentFacts {
   readonly rules: { readonly backend: string; readonly repairs: number; readonly problem?: string } | undefined;
-  readonly dns: { readonly listen: readonly string[]; readonly problem?: string } | undefined;
+  readonly dns: {
+    readonly listen: readonly string[];
+    readonly problem?: string;
+    readonly hint?: string;
+    /** Resolvers for other names, and why some that were named are not asked. */
+    readonly upstreams: number;
+    readonly leftOut: readonly string[];
+  } | undefined;
   /** A name that this node must answer, and with what; undefined while no Service has an address. */
   readonly sample?: { readonly name: string; readonly address: string };
   readonly certificate: {
@@ -75,7 +86,13 @@ export interface AgentFacts {
   };
   /** This machine's clock minus the servers'. */
   readonly skewMs?: number;
-  readonly snapshot: { readonly savedAt?: number; readonly lastError?: string; readonly writeProblem?: string };
+  readonly snapshot: {
+    readonly savedAt?: number;
+    readonly lastError?: string;
+    /** Why a copy could not be used at the start. */
+    readonly loadError?: string;
+    readonly writeProblem?: string;
+  };
   readonly resolvers: readonly FoundUsage[];
   readonly foreignRoutes: readonly string[];
   readonly podBridges: readonly string[];

@@ -13,7 +13,7 @@ import { missingCapabilities, raiseFileLimit, readSysctl } from "../../lib/linux
 import { BUILD_TIME_MS } from "../../lib/version.ts";
 import type { HostFacts, PortFact, ReachFact, StartFacts } from "./facts.ts";
 import { type ReachOptions, reachServer } from "./reach.ts";
-import { conflicts, type ListeningSocket, parseSockets } from "./sockets.ts";
+import { holderOf, listeningSockets } from "./holders.ts";
 
 /** This host, with the bridges that a running agent knows pods on. */
 export async function gatherHost(podBridges: readonly string[]): Promise<HostFacts> {
@@ -128,9 +128,8 @@ async function portFacts(config: AgentConfig): Promise<PortFact[]> {
   const sockets = await listeningSockets();
   const out: PortFact[] = [];
   const add = async (what: string, ip: string, port: number, protocols: readonly string[]) => {
-    const found = sockets.find((s) => protocols.includes(s.protocol) && conflicts(s, ip, port));
-    const at = hostPort({ ip, port });
-    out.push(found ? { what, at, holder: await holderOf(found) } : { what, at });
+    const holder = await holderOf({ ip, port }, protocols, sockets);
+    out.push({ what, at: hostPort({ ip, port }), ...(holder === undefined ? {} : { holder }) });
   };
   if (config.dns.enabled) await add("DNS", config.mesh.address, config.dns.port, ["tcp", "udp"]);
   const listen = config.tunnel.enabled && config.tunnel.mode !== "off"
@@ -140,29 +139,6 @@ async function portFacts(config: AgentConfig): Promise<PortFact[]> {
   const metrics = parseHostPort(config.metricsListen);
   if (metrics) await add("metrics", metrics.ip, metrics.port, ["tcp"]);
   return out;
-}
-
-async function listeningSockets(): Promise<ListeningSocket[]> {
-  const tables = ["tcp", "tcp6", "udp", "udp6"] as const;
-  const texts = await Promise.all(tables.map((t) => Deno.readTextFile(`/proc/net/${t}`).catch(() => "")));
-  return tables.flatMap((table, i) => parseSockets(texts[i]!, table.startsWith("tcp") ? "tcp" : "udp"));
-}
-
-/** Name and pid of who has the socket, as far as we may look. */
-async function holderOf(socket: ListeningSocket): Promise<string> {
-  const wanted = `socket:[${socket.inode}]`;
-  for await (const { name: pid } of Deno.readDir("/proc")) {
-    if (!/^\d+$/.test(pid)) continue;
-    try {
-      for await (const fd of Deno.readDir(`/proc/${pid}/fd`)) {
-        if (await Deno.readLink(`/proc/${pid}/fd/${fd.name}`).catch(() => "") !== wanted) continue;
-        return `${(await Deno.readTextFile(`/proc/${pid}/comm`)).trim()} (pid ${pid})`;
-      }
-    } catch {
-      // Gone, or not ours to look at.
-    }
-  }
-  return "another program";
 }
 
 async function glibcVersion(): Promise<string | undefined> {

@@ -2,6 +2,8 @@
 import type { AgentStatus, ServerStatus } from "../../lib/status.ts";
 import { VERSION } from "../../lib/version.ts";
 import { duration } from "../output.ts";
+import { rulesHint } from "../rules_hint.ts";
+import { serverHint } from "../server_hint.ts";
 import type { AgentFacts, Check, RunningFacts } from "./facts.ts";
 import { fail, FEW_FILES, fewFiles, ok, warn } from "./judge_host.ts";
 
@@ -65,14 +67,16 @@ function judgeRules(status: AgentStatus, { rules, foreignRoutes }: AgentFacts): 
         "agent",
         "rules",
         `kernel rules are not current: ${rules.problem}`,
-        "the agent tries again every second; nft list ruleset shows what is there",
+        rulesHint(rules.problem),
       ),
     ...(rules.repairs > 0
       ? [
         warn(
           "agent",
           "rules-foreign",
-          `something else changed our rules ${rules.repairs} times; they were repaired`,
+          `something else changed our rules ${
+            rules.repairs === 1 ? "once" : `${rules.repairs} times`
+          }; they were repaired`,
           "look for who runs `nft flush ruleset` or firewall-cmd --reload",
         ),
       ]
@@ -95,7 +99,9 @@ function judgeMetadata(status: AgentStatus, { snapshot }: AgentFacts): Check[] {
         "agent",
         "metadata",
         "nothing is known of the cluster yet",
-        "the server needs a source: --manifests DIR or kubeconfig",
+        status.mode === "offline"
+          ? "it comes with the first connection to a server: edgemesh netcheck"
+          : "the server needs a source: --manifests DIR or kubeconfig",
       )
       : m.ageSeconds > OLD_METADATA_S && status.mode === "offline"
       ? warn(
@@ -111,6 +117,14 @@ function judgeMetadata(status: AgentStatus, { snapshot }: AgentFacts): Check[] {
         "refused",
         `${m.refused.length} objects are not believed: ${m.refused[0]}`,
         "edgemesh status lists all of them",
+      ),
+    ]),
+    ...(snapshot.loadError === undefined ? [] : [
+      warn(
+        "agent",
+        "snapshot-loaded",
+        `a copy of the metadata on disk could not be used at the start: ${snapshot.loadError}`,
+        "wait: it is written anew from what the server says; if it happens again, check the disk",
       ),
     ]),
     problem === undefined ? ok("agent", "snapshot", "the snapshot for starts without the cloud can be written") : fail(
@@ -131,9 +145,7 @@ function judgeServers(status: AgentStatus, facts: AgentFacts): Check[] {
     if (s.state !== "connected") {
       const why = `${s.url} is not connected: ${s.detail ?? s.state}`;
       return [
-        some
-          ? warn("server", "connected", why, "edgemesh netcheck")
-          : fail("server", "connected", why, "edgemesh netcheck"),
+        (some ? warn : fail)("server", "connected", why, serverHint(why)),
       ];
     }
     const version = facts.servers.find((f) => f.url === s.url)?.version;
@@ -195,7 +207,7 @@ function judgeNames({ dns, sample, resolvers }: AgentFacts, answer: RunningFacts
         "names",
         "dns",
         `DNS does not answer: ${dns.problem}`,
-        "ss -lnup 'sport = 53' shows who holds the port; the agent tries again every 5 s",
+        dns.hint ?? "the agent tries again every 5 s",
       ),
     ];
   }
@@ -223,6 +235,16 @@ function judgeNames({ dns, sample, resolvers }: AgentFacts, answer: RunningFacts
     );
   } else {
     out.push(ok("names", "dns", `DNS listens on ${dns.listen.join(", ")}; no Service has an address to ask for`));
+  }
+  if (dns.upstreams === 0 && dns.leftOut.length > 0) {
+    out.push(
+      fail(
+        "names",
+        "upstreams",
+        `names outside the cluster cannot be resolved: ${dns.leftOut.join("; ")}`,
+        "name another resolver: dns.upstreams in the configuration, or a second nameserver",
+      ),
+    );
   }
   return [...out, ...judgeResolvers(resolvers, dns.listen[0] ?? "")];
 }

@@ -1,4 +1,5 @@
 /** Judges a host before and beside the agent. Pure: facts in, lines out. */
+import { serverHint } from "../server_hint.ts";
 import type { Check, HostFacts, PortFact, ReachFact, StartFacts } from "./facts.ts";
 
 /** The oldest kernel whose nf_tables has all that the rules use (RHEL 8). */
@@ -130,15 +131,18 @@ export function judgeReach(servers: readonly ReachFact[]): Check[] {
         : `${s.url} answers (TCP ${s.tcpMs} ms, with TLS ${s.tlsMs} ms) and its authority is the pinned one`;
       return ok("server", "reach", what);
     }
-    const line = (some ? warn : fail)("server", "reach", `${s.url}: ${s.failed.text}`, REACH_HINTS[s.failed.step]);
-    return line;
+    return (some ? warn : fail)("server", "reach", `${s.url}: ${s.failed.text}`, reachHint(s.failed));
   });
 }
 
+function reachHint({ step, text }: NonNullable<ReachFact["failed"]>): string {
+  return step === "tcp" || step === "name" ? serverHint(text) : REACH_HINTS[step];
+}
+
 const REACH_HINTS = {
-  name: "check the name and this host's resolvers: getent hosts NAME",
-  tcp: "open 443/tcp (or the server's port) from here; is the server running? edgemesh status, on its host",
   tls: "something between answers instead of the server: a proxy or another program on its port",
+  mtu:
+    "lower the MTU of this host's uplink (ip link set DEVICE mtu 1280), have the router clamp the MSS, or let ICMP `fragmentation needed` through",
   pin: "take the join command anew: edgemesh token create, on the server host; or somebody intercepts the connection",
 } as const;
 

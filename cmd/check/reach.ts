@@ -1,14 +1,21 @@
 /** How far the way to a server goes: name, TCP, TLS, the pinned authority. Nothing is asked of the server. */
+import { parseIp } from "../../lib/addr.ts";
 import { systemClock } from "../../lib/clock.ts";
-import { codeOf, describe, MeshError } from "../../lib/errors.ts";
+import { codeOf, explain, MeshError } from "../../lib/errors.ts";
 import type { ProxyFor } from "../../lib/http_proxy.ts";
 import { connectPinned } from "../../lib/identity/join_connection.ts";
+import { EpollLoop } from "../../lib/linux/loop.ts";
+import { nullLogger } from "../../lib/log.ts";
+import { idleHandler } from "../../lib/net.ts";
+import { legOfFd } from "../../lib/tunnel/carriers/tcp_leg.ts";
 import { parseServerUrl } from "../../lib/tunnel/control/connect.ts";
 import { within } from "../within.ts";
 import type { ReachFact } from "./facts.ts";
 
 /** Per step; over a satellite a handshake takes two seconds. */
 const STEP_MS = 5_000;
+/** Bytes of a segment that every link passes: IPv4 asks for packets of 576 (RFC 791). */
+const SMALL_SEGMENT = 500;
 
 export interface ReachOptions {
   /** Of the authority, where it is known. */
@@ -24,7 +31,8 @@ export async function reachServer(url: string, { pin, proxyFor }: ReachOptions):
   let tcpMs: number | undefined;
   try {
     const server = parseServerUrl(url);
-    const { host, port } = proxyFor(server) ?? server;
+    const proxy = proxyFor(server);
+    const { host, port } = proxy ?? server;
     const late = `no answer from ${host}:${port} within ${STEP_MS / 1000} s: a firewall drops it, or nothing is there`;
     const dialled = Deno.connect({ hostname: host, port });
     const connection = await within(STEP_MS, late, dialled).catch((error) => {
@@ -32,20 +40,52 @@ export async function reachServer(url: string, { pin, proxyFor }: ReachOptions):
       throw error;
     });
     tcpMs = elapsed();
+    const ip = parseIp(connection.remoteAddr.hostname);
     connection.close();
     if (pin === undefined) return { url, tcpMs, pinned: false };
     const tlsStarted = systemClock.now();
-    const pinned = await connectPinned({ url, pin, clock: systemClock, proxyFor, timeoutMs: STEP_MS });
-    pinned.close();
+    try {
+      (await connectPinned({ url, pin, clock: systemClock, proxyFor, timeoutMs: STEP_MS })).close();
+    } catch (error) {
+      // Silence after TCP: the handshake's packets are the first large ones.
+      const silent = /within/.test(explain(error).text) && proxy === undefined && ip !== undefined;
+      if (!silent || !await passesSmall({ url, pin }, { ip, port })) throw error;
+      const text =
+        `TLS completes with segments of ${SMALL_SEGMENT} bytes only: larger packets to or from ${host} are ` +
+        "lost on the way, and nobody says so (an MTU black hole)";
+      return { url, tcpMs, pinned: true, failed: { step: "mtu", code: "SERVER_UNREACHABLE", text } };
+    }
     return { url, tcpMs, tlsMs: Math.round((systemClock.now() - tlsStarted) * 10) / 10, pinned: true };
   } catch (error) {
     const code = error instanceof MeshError ? codeOf(error) : "SERVER_UNREACHABLE";
-    const text = error instanceof MeshError ? error.message : describe(error);
+    const { text } = explain(error);
     const step = tcpMs !== undefined
       ? (code === "PIN_MISMATCH" || code === "CERT_UNTRUSTED" ? "pin" : "tls")
       : /lookup|resolve/i.test(text)
       ? "name"
       : "tcp";
     return { url, ...(tcpMs === undefined ? {} : { tcpMs }), pinned: false, failed: { step, code, text } };
+  }
+}
+
+/** Whether the same handshake passes in small segments. */
+async function passesSmall(
+  target: { readonly url: string; readonly pin: string },
+  at: { readonly ip: string; readonly port: number },
+): Promise<boolean> {
+  await using loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+  try {
+    const opened = Promise.withResolvers<void>();
+    const stream = loop.dialTcp(at, {
+      ...idleHandler,
+      onOpen: () => opened.resolve(),
+      onClose: (reason) => opened.reject(new MeshError(reason ?? "PEER_GONE", "The connection did not open")),
+    }, { timeoutMs: STEP_MS, maxSegment: SMALL_SEGMENT });
+    await opened.promise;
+    const socket = legOfFd(loop.takeFd(stream));
+    (await connectPinned({ ...target, clock: systemClock, timeoutMs: STEP_MS, socket })).close();
+    return true;
+  } catch {
+    return false;
   }
 }

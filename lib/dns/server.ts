@@ -65,6 +65,8 @@ export interface DnsStats {
   readonly cluster: CacheStats;
   readonly foreign: CacheStats;
   readonly upstreams: readonly (UpstreamState & { readonly zone: string })[];
+  /** Why upstreams that were named are not asked: they are this resolver itself. */
+  readonly leftOut: readonly string[];
 }
 
 export class DnsServer {
@@ -84,6 +86,7 @@ export class DnsServer {
   #clusterDns: readonly string[] = [];
   #resolvConf: string | undefined;
   #resolvConfAt = 0;
+  #leftOut: string[] = [];
   #given: Sources | undefined;
   #denied = 0;
   #limited = 0;
@@ -194,6 +197,7 @@ export class DnsServer {
       upstreams: this.#forwarder.routes.flatMap(({ zone, io }) =>
         io.pool.states().map((state) => ({ zone: zone.length === 0 ? "." : zone.join("."), ...state }))
       ),
+      leftOut: this.#leftOut,
     };
   }
 
@@ -267,6 +271,7 @@ export class DnsServer {
 
   #routes(): ForwardRoute[] {
     const { config } = this.#deps;
+    this.#leftOut = [];
     const routes = config.forwards.map(({ zone, upstreams }) => ({
       zone: zoneLabels(zone),
       upstreams: this.#notOurselves(upstreams, `forward for ${zone}`),
@@ -284,7 +289,7 @@ export class DnsServer {
     if (config.upstreams.length > 0) return this.#notOurselves(config.upstreams, "upstreams");
     this.#resolvConf = readText(config.resolvConf);
     const found = findUpstreams(config.resolvConf, readText, this.#udp.length > 0 ? this.addresses : listen);
-    for (const line of found.refused) log.warn("An upstream is left out", { why: line });
+    for (const line of found.refused) this.#leaveOut(line);
     if (found.upstreams.length === 0) {
       log.warn("No upstream resolver is known; only names of the cluster can be answered", { file: config.resolvConf });
     }
@@ -326,11 +331,14 @@ export class DnsServer {
   #notOurselves(upstreams: readonly UpstreamSpec[], what: string): readonly UpstreamSpec[] {
     return upstreams.filter((u) => {
       if (!isOurs(u.at, this.addresses)) return true;
-      this.#deps.log.warn("An upstream is left out", {
-        why: `${what} names ${hostPort(u.at)}, which is this resolver itself`,
-      });
+      this.#leaveOut(`${what} names ${hostPort(u.at)}, which is this resolver itself`);
       return false;
     });
+  }
+
+  #leaveOut(why: string): void {
+    this.#leftOut.push(why);
+    this.#deps.log.warn("An upstream is left out", { why });
   }
 }
 

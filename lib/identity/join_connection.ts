@@ -4,6 +4,7 @@
  */
 import type { IncomingMessage } from "node:http";
 import { Buffer } from "node:buffer";
+import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { CancelTimer, Clock } from "../clock.ts";
 import { MeshError } from "../errors.ts";
@@ -35,6 +36,8 @@ export interface PinnedTarget {
   readonly proxyFor?: ProxyFor | undefined;
   /** For the whole of connecting, and again for the request. */
   readonly timeoutMs: number;
+  /** A connection to the server that is there already, instead of a new one; owned from here on. */
+  readonly socket?: Duplex;
 }
 
 /** Connects and verifies. Throws SERVER_UNREACHABLE, PIN_MISMATCH, CERT_UNTRUSTED, CERT_EXPIRED, CONFIG_INVALID. */
@@ -102,28 +105,34 @@ async function handshake(target: PinnedTarget, at: { host: string; port: number 
   const proxy = target.proxyFor?.(at);
   const pipe = proxy && net.connect({ host: proxy.host, port: proxy.port });
   if (pipe) {
-    await withDeadline(target, `the HTTP proxy ${proxy.host}:${proxy.port} did not reach ${where}`, (onTimeout) => {
-      onTimeout(() => pipe.destroy());
-      return throughProxy(pipe, proxy, at);
-    }).catch((error) => {
+    await withDeadline(
+      target,
+      () => `the HTTP proxy ${proxy.host}:${proxy.port} did not reach ${where}`,
+      (onTimeout) => {
+        onTimeout(() => pipe.destroy());
+        return throughProxy(pipe, proxy, at);
+      },
+    ).catch((error) => {
       pipe.on("error", () => {});
       pipe.destroy();
       throw error;
     });
   }
+  let connected = (pipe ?? target.socket) !== undefined;
   return await withDeadline(
     target,
-    `${where} did not complete a TLS handshake`,
+    () => connected ? `${where} did not complete a TLS handshake` : `there was no answer from ${where}`,
     (onTimeout) =>
       new Promise((resolve, reject) => {
         const socket = connect({
-          ...(pipe ? { socket: pipe } : at),
+          ...(pipe ? { socket: pipe } : target.socket ? { socket: target.socket as never } : at),
           ...(net.isIP(at.host) ? {} : { servername: at.host }),
           minVersion: "TLSv1.3",
           ALPNProtocols: ["http/1.1"],
           rejectUnauthorized: false,
         });
         onTimeout(() => socket.destroy());
+        socket.once("connect", () => connected = true);
         socket.once("secureConnect", () => {
           socket.removeAllListeners("error");
           socket.on("error", () => {}); // What happens later is told by the request.
@@ -152,52 +161,56 @@ interface Post {
 
 async function post(socket: TLSSocket, p: Post): Promise<string> {
   const { request } = await import("node:http");
-  return await withDeadline(p.target, `${p.host} did not answer`, (onTimeout) =>
-    new Promise((resolve, reject) => {
-      onTimeout(() => socket.destroy());
-      const bytes = Buffer.from(p.body);
-      const req = request({
-        createConnection: () => socket,
-        method: "POST",
-        path: p.path,
-        headers: {
-          "host": p.host,
-          "content-type": "application/json",
-          "content-length": bytes.length,
-          "connection": "close",
-        },
-      });
-      const fail = (cause: unknown) =>
-        reject(new MeshError("SERVER_UNREACHABLE", `the connection to ${p.host} broke during the join`, { cause }));
-      req.once("error", fail);
-      req.once("response", (res: IncomingMessage) => {
-        const chunks: Buffer[] = [];
-        let size = 0;
-        res.on("data", (chunk: Buffer) => {
-          size += chunk.length;
-          if (size <= MAX_REPLY_BYTES) return void chunks.push(chunk);
-          socket.destroy();
-          reject(new MeshError("LIMIT", `the answer of ${p.host} is larger than ${MAX_REPLY_BYTES} bytes`));
+  return await withDeadline(
+    p.target,
+    () => `${p.host} did not answer`,
+    (onTimeout) =>
+      new Promise((resolve, reject) => {
+        onTimeout(() => socket.destroy());
+        const bytes = Buffer.from(p.body);
+        const req = request({
+          createConnection: () => socket,
+          method: "POST",
+          path: p.path,
+          headers: {
+            "host": p.host,
+            "content-type": "application/json",
+            "content-length": bytes.length,
+            "connection": "close",
+          },
         });
-        res.once("error", fail);
-        res.once("end", () => {
-          const type = res.headers["content-type"] ?? "";
-          if (type.startsWith("application/json")) return resolve(Buffer.concat(chunks).toString("utf8"));
-          reject(
-            new MeshError("PROTOCOL", `${p.host} answered ${res.statusCode} without JSON`, {
-              hint: "is this an edgemesh server of the same version?",
-            }),
-          );
+        const fail = (cause: unknown) =>
+          reject(new MeshError("SERVER_UNREACHABLE", `the connection to ${p.host} broke during the join`, { cause }));
+        req.once("error", fail);
+        req.once("response", (res: IncomingMessage) => {
+          const chunks: Buffer[] = [];
+          let size = 0;
+          res.on("data", (chunk: Buffer) => {
+            size += chunk.length;
+            if (size <= MAX_REPLY_BYTES) return void chunks.push(chunk);
+            socket.destroy();
+            reject(new MeshError("LIMIT", `the answer of ${p.host} is larger than ${MAX_REPLY_BYTES} bytes`));
+          });
+          res.once("error", fail);
+          res.once("end", () => {
+            const type = res.headers["content-type"] ?? "";
+            if (type.startsWith("application/json")) return resolve(Buffer.concat(chunks).toString("utf8"));
+            reject(
+              new MeshError("PROTOCOL", `${p.host} answered ${res.statusCode} without JSON`, {
+                hint: "is this an edgemesh server of the same version?",
+              }),
+            );
+          });
         });
-      });
-      req.end(bytes);
-    }));
+        req.end(bytes);
+      }),
+  );
 }
 
 /** Runs a step that `onTimeout` can end; rejects with SERVER_UNREACHABLE when it takes too long. */
 function withDeadline<T>(
   target: PinnedTarget,
-  what: string,
+  what: () => string,
   step: (onTimeout: (end: () => void) => void) => Promise<T>,
 ): Promise<T> {
   let end = () => {};
@@ -205,7 +218,7 @@ function withDeadline<T>(
   const deadline = new Promise<never>((_, reject) => {
     cancel = target.clock.timer(target.timeoutMs, () => {
       end();
-      reject(new MeshError("SERVER_UNREACHABLE", `${what} within ${target.timeoutMs / 1000} s`));
+      reject(new MeshError("SERVER_UNREACHABLE", `${what()} within ${target.timeoutMs / 1000} s`));
     });
   });
   return Promise.race([step((f) => end = f), deadline]).finally(() => cancel());

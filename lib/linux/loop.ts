@@ -22,7 +22,7 @@ import { Poller } from "./poller.ts";
 import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
 import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
-import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
+import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET, SOL_TCP, TCP_MAXSEG } from "./structs.ts";
 import { TcpListener } from "./tcp_listener.ts";
 import { dialReason, setStreamOptions } from "./tcp_options.ts";
 import { STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
@@ -149,6 +149,7 @@ export class EpollLoop implements Loop {
   #connect(stream: TcpStream, fd: Fd, to: IpPort, options: DialOptions): void {
     setStreamOptions(this.#ops, fd);
     if (options.mark !== undefined) this.#ops.setInt(fd, SOL_SOCKET, SO_MARK, options.mark);
+    if (options.maxSegment !== undefined) this.#ops.setInt(fd, SOL_TCP, TCP_MAXSEG, options.maxSegment);
     if (options.reusePort) this.#ops.reusePort(fd);
     if (options.from) {
       const e = this.#ops.bind(fd, options.from);

@@ -126,6 +126,7 @@ export const IPV6_V6ONLY = 26;
 export const IPV6_FREEBIND = 78;
 
 export const TCP_NODELAY = 1;
+export const TCP_MAXSEG = 2;
 export const TCP_KEEPIDLE = 4;
 export const TCP_KEEPINTVL = 5;
 export const TCP_KEEPCNT = 6;

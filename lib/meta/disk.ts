@@ -46,8 +46,10 @@ export interface DiskStatus {
   readonly loaded?: { readonly savedAt: number; readonly from: string; readonly previous: boolean };
   /** Wall-clock time of the last save. */
   readonly savedAt?: number;
-  /** Why the last save or load failed. */
+  /** Why the last save failed; gone after one that did not. */
   readonly lastError?: string;
+  /** Why a copy on disk could not be used at the start; gone once a new one is saved. */
+  readonly loadError?: string;
 }
 
 export class DiskSnapshot {
@@ -61,6 +63,7 @@ export class DiskSnapshot {
   #lastSave = -Infinity;
   #loaded: DiskStatus["loaded"];
   #lastError: string | undefined;
+  #loadError: string | undefined;
   /** Whether the current file was read or written well; one that was not must not become the previous good copy. */
   #currentGood = false;
   #timer: (() => void) | undefined;
@@ -112,6 +115,7 @@ export class DiskSnapshot {
       ...(this.#loaded === undefined ? {} : { loaded: this.#loaded }),
       ...(this.#savedAt === undefined ? {} : { savedAt: this.#savedAt }),
       ...(this.#lastError === undefined ? {} : { lastError: this.#lastError }),
+      ...(this.#loadError === undefined ? {} : { loadError: this.#loadError }),
     };
   }
 
@@ -144,7 +148,7 @@ export class DiskSnapshot {
       this.#currentGood = true;
       this.#saved = snapshot;
       this.#savedAt = savedAt;
-      this.#lastError = undefined;
+      this.#lastError = this.#loadError = undefined;
     } catch (error) {
       this.#fail("snapshot not saved", describe(error));
     }
@@ -167,7 +171,8 @@ export class DiskSnapshot {
     } catch (error) {
       const reason = error instanceof MeshError ? error.message : `Snapshot cannot be read: ${describe(error)}`;
       const next = name === SNAPSHOT_FILE ? "trying the copy before" : "starting without";
-      this.#fail(`snapshot on disk not used, ${next}`, `${name}: ${reason}`);
+      this.#log.warn(`snapshot on disk not used, ${next}`, { error: `${name}: ${reason}` });
+      this.#loadError = this.#loadError === undefined ? `${name}: ${reason}` : `${this.#loadError}; ${name}: ${reason}`;
       return undefined;
     }
   }

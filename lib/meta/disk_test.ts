@@ -148,7 +148,8 @@ for (const [name, bytes, expected] of DAMAGED) {
     const empty = setup(alone);
     assert.equal(await empty.disk.load(), false);
     assert.ok(!empty.store.snapshot.synced);
-    assert.match(empty.disk.status().lastError!, expected);
+    assert.match(empty.disk.status().loadError!, expected);
+    assert.equal(empty.disk.status().lastError, undefined, "nothing is wrong with writing");
   });
 }
 

@@ -106,7 +106,7 @@ class Attempt {
     this.#resolve = resolve;
     this.#reject = reject;
     this.#cancel = options.clock.timer(options.timeoutMs, () => {
-      this.failed(new MeshError("TIMEOUT", `TLS handshake did not finish within ${options.timeoutMs} ms`));
+      this.failed(new MeshError("TIMEOUT", `TLS handshake did not finish within ${Math.round(options.timeoutMs)} ms`));
     });
     // The leg's own error knows best why it broke (an offline peer, say); it may come before or after TLS noticed.
     leg.on("error", (error: Error) => this.failed(error));

@@ -1,0 +1,35 @@
+/** What to do about a server that cannot be reached, by what the system said about it. */
+
+/** One step for a person on this host. `text`: the sentence of the failure. */
+export function serverHint(text: string): string {
+  return HINTS.find(([said]) => said.test(text))?.[1] ?? "edgemesh netcheck shows which step to the server fails";
+}
+
+const HINTS: readonly (readonly [RegExp, string])[] = [
+  [
+    /connected again from/,
+    "another machine runs with this node's name and key: stop it, remove its state directory, and join it under a name of its own",
+  ],
+  [
+    /ENETUNREACH|EHOSTUNREACH|ENETDOWN|unreachable|No route/i,
+    "this host has no route there: ip route; is the uplink there, with an address?",
+  ],
+  [/ECONNREFUSED|refused/i, "nothing listens there: on the server host, systemctl status edgemesh-server"],
+  [
+    /getaddrinfo|EAI_|lookup|resolve/i,
+    "the name does not resolve: getent hosts NAME, and the nameservers in /etc/resolv.conf",
+  ],
+  [/protocol version|VERSION/, "upgrade the older of the two: edgemesh version, here and on the server host"],
+  [
+    /TLS handshake/,
+    "edgemesh netcheck: it tries small packets, too, and so tells a lossy MTU from something that answers instead of the server",
+  ],
+  [
+    /HTTP proxy/,
+    "ask the proxy's operator to let CONNECT to it through, or name another one: proxy in the configuration",
+  ],
+  [
+    /no answer|did not answer|within \d/i,
+    "a firewall drops it, or the address is wrong: open 443/tcp to it from here; where only an HTTP proxy leads out, set HTTPS_PROXY or `proxy`",
+  ],
+];
