@@ -29,10 +29,12 @@ export async function reachServer(url: string, { pin, proxyFor }: ReachOptions):
   const started = systemClock.now();
   const elapsed = () => Math.round((systemClock.now() - started) * 10) / 10;
   let tcpMs: number | undefined;
+  let via = "";
   try {
     const server = parseServerUrl(url);
     const proxy = proxyFor(server);
     const { host, port } = proxy ?? server;
+    if (proxy) via = `the HTTP proxy ${host}:${port} cannot be reached: `;
     const late = `no answer from ${host}:${port} within ${STEP_MS / 1000} s: a firewall drops it, or nothing is there`;
     const dialled = Deno.connect({ hostname: host, port });
     const connection = await within(STEP_MS, late, dialled).catch((error) => {
@@ -58,7 +60,7 @@ export async function reachServer(url: string, { pin, proxyFor }: ReachOptions):
     return { url, tcpMs, tlsMs: Math.round((systemClock.now() - tlsStarted) * 10) / 10, pinned: true };
   } catch (error) {
     const code = error instanceof MeshError ? codeOf(error) : "SERVER_UNREACHABLE";
-    const { text } = explain(error);
+    const text = (tcpMs === undefined ? via : "") + explain(error).text;
     const step = tcpMs !== undefined
       ? (code === "PIN_MISMATCH" || code === "CERT_UNTRUSTED" ? "pin" : "tls")
       : /lookup|resolve/i.test(text)
