@@ -9,6 +9,7 @@ import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
+import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
 import { DiskSnapshot } from "../lib/meta/disk.ts";
@@ -19,7 +20,15 @@ import { ServerSource } from "../lib/meta/source_server.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { startAdmin } from "./admin_server.ts";
-import { forwardConfig, guardPolicy, nodeFacts, sameFacts, serviceCidrs, vitalAddresses } from "./agent_facts.ts";
+import {
+  connectionLimit,
+  forwardConfig,
+  guardPolicy,
+  nodeFacts,
+  sameFacts,
+  serviceCidrs,
+  vitalAddresses,
+} from "./agent_facts.ts";
 import { LanNodes } from "./lan_nodes.ts";
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
@@ -205,6 +214,15 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   });
   stack.defer(() => native.close());
   if (config.forward.enabled) {
+    const openFiles = raiseFileLimit().soft;
+    const maxConnections = connectionLimit(config, openFiles);
+    if (maxConnections < config.forward.maxConnections) {
+      log.warn("fewer connections than forward.maxConnections are carried at a time: open files are limited", {
+        maxConnections,
+        openFiles,
+        hint: "LimitNOFILE= in the unit, or ulimit -n",
+      });
+    }
     forwarder = new Forwarder({
       loop,
       clock,
@@ -216,7 +234,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       options: {
         connectTimeoutMs: config.forward.connectTimeoutMs,
         udpIdleMs: config.forward.udpIdleMs,
-        maxConnections: config.forward.maxConnections,
+        maxConnections,
         accessLog: config.forward.accessLog,
       },
       defer: (task) => void setImmediate(task),

@@ -114,6 +114,18 @@ export function forwardConfig(config: AgentConfig, cidrs: readonly Cidr[], nativ
   };
 }
 
+/** Descriptors kept for all else: the tunnel's legs, DNS, files, commands, and the pipes that wait for reuse (128). */
+const DESCRIPTORS_FOR_OTHERS = 256;
+/** A proxied connection has two sockets. */
+const DESCRIPTORS_EACH = 2;
+const FEWEST_CONNECTIONS = 16;
+
+/** Connections that may be open at a time: as configured, as far as this process has descriptors for them. */
+export function connectionLimit(config: AgentConfig, fileLimit: number): number {
+  const affordable = Math.floor((fileLimit - DESCRIPTORS_FOR_OTHERS) / DESCRIPTORS_EACH);
+  return Math.min(config.forward.maxConnections, Math.max(FEWEST_CONNECTIONS, affordable));
+}
+
 /** Addresses this node depends on and nobody may claim: gateways, resolvers, servers. */
 export function vitalAddresses(servers: readonly string[]): string[] {
   const out = new Set<string>();

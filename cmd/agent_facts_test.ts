@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { cidrText } from "../lib/addr.ts";
 import { parseConfig } from "../lib/config.ts";
 import { metaOf } from "../tests/fixtures/meta_literal.ts";
-import { nodeFacts } from "./agent_facts.ts";
+import { connectionLimit, nodeFacts } from "./agent_facts.ts";
 
 const node = (name: string, ...podCIDRs: string[]) => ({ name, internalIPs: [], podCIDRs, labels: {} });
 const meta = metaOf({
@@ -31,4 +31,11 @@ Deno.test("facts: nothing is routable unless declared; then whole pod networks o
 
 Deno.test("facts: a network that several nodes have, or our own pods, is never routable", () => {
   assert.deepEqual(routable("172.16.0.0/12", "10.244.1.0/24"), []);
+});
+
+Deno.test("facts: connections as configured, as far as there are descriptors", () => {
+  const parsed = parseConfig("agent", { forward: { maxConnections: 1000 } });
+  assert.ok("config" in parsed);
+  const limits = [100, 1024, 2256, 2257, 65536].map((files) => connectionLimit(parsed.config, files));
+  assert.deepEqual(limits, [16, 384, 1000, 1000, 1000]);
 });

@@ -76,6 +76,9 @@ export interface Accepted {
 
 export interface Listener {
   readonly local: IpPort;
+  /** Leaves new connections waiting in the kernel's queue until {@link resume}: back-pressure on clients. */
+  pause(): void;
+  resume(): void;
   close(): void;
 }
 

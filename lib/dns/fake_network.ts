@@ -58,7 +58,11 @@ export class FakeNetwork implements Loop {
     const local = { ip: at.ip, port: at.port === 0 ? this.#nextPort++ : at.port };
     if (this.#listeners.has(hostPort(local))) throw new MeshError("KERNEL", `${hostPort(local)} is in use`);
     this.#listeners.set(hostPort(local), onAccept);
-    return { local, close: () => void this.#listeners.delete(hostPort(local)) };
+    const close = () => void this.#listeners.delete(hostPort(local));
+    const never = () => {
+      throw new MeshError("INTERNAL", "DNS does not pause its listeners");
+    };
+    return { local, close, pause: never, resume: never };
   }
 
   dialTcp(to: IpPort, handler: StreamHandler, _options: DialOptions): MeshStream {

@@ -31,7 +31,14 @@ interface Seen {
   since: number;
 }
 
+/** Who is told when the last place is taken and when one is free again. */
+export interface Watcher {
+  full(): void;
+  room(): void;
+}
+
 export class Connections {
+  watcher: Watcher | undefined;
   readonly #clock: Clock;
   readonly #max: number;
   readonly #idle: IdlePolicy;
@@ -58,12 +65,15 @@ export class Connections {
   add(connection: Tracked): void {
     if (this.#closed) return connection.reset("SHUTDOWN");
     this.#all.add(connection);
+    if (this.#all.size === this.#max) this.watcher?.full();
     this.#cancel ??= this.#clock.timer(SWEEP_MS, this.#sweep);
   }
 
   delete(connection: Tracked): void {
+    const wasFull = this.full;
     this.#all.delete(connection);
     this.#seen.delete(connection);
+    if (wasFull && !this.full) this.watcher?.room();
   }
 
   /** The connections there are now. */
@@ -73,6 +83,7 @@ export class Connections {
 
   close(code: ReasonCode): void {
     this.#closed = true;
+    this.watcher = undefined;
     this.#cancel?.();
     this.#cancel = undefined;
     for (const connection of [...this.#all]) connection.reset(code);

@@ -8,6 +8,7 @@ import { describe, MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { MetaReader } from "../meta/model.ts";
 import type { DatagramDialer, Dialer, IpPort, Listener, Loop } from "../net.ts";
+import { Admission } from "./admission.ts";
 import { Connections, DEFAULT_IDLE, type IdlePolicy } from "./connections.ts";
 import { Counters } from "./counters.ts";
 import type { ForwardConfig, NodeFacts } from "./facts.ts";
@@ -69,6 +70,7 @@ export class Forwarder {
   readonly #picker = new Picker();
   readonly #index = new FrontendIndex();
   readonly #connections: Connections;
+  readonly #admission: Admission;
   readonly #tcp: TcpForwarder;
   readonly #udp: UdpForwarder;
   readonly #incoming: Incoming;
@@ -97,6 +99,13 @@ export class Forwarder {
     this.#config = deps.config;
     this.#plan = emptyPlan(deps.facts, deps.config);
     this.#connections = new Connections(clock, options.maxConnections, options.idle ?? DEFAULT_IDLE);
+    this.#connections.watcher = this.#admission = new Admission({
+      clock,
+      log,
+      waitMs: options.connectTimeoutMs,
+      max: options.maxConnections,
+      listeners: () => this.#listeners,
+    });
     const local = new LocalDialer({ loop, timeoutMs: options.connectTimeoutMs });
     const shared = {
       clock,
@@ -201,6 +210,7 @@ export class Forwarder {
     for (const listener of this.#listeners) listener.close();
     this.#udp.close();
     this.#connections.close("SHUTDOWN");
+    this.#admission.close();
     this.#deps.rules.close();
   }
 

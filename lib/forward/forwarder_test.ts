@@ -341,17 +341,40 @@ Deno.test("forwarder: a request that nobody answered in time is not given to a s
   assert.equal(bench.forwarder.status().connections, 0);
 });
 
-Deno.test("forwarder: connections beyond the cap are reset, those within go on", async () => {
+Deno.test("forwarder: connections beyond the cap wait for a place, in their order", async () => {
   await using bench = new Bench({ maxConnections: 2 });
   await bench.serve(web([away(3)]));
-  const clients = [bench.connect(), bench.connect(), bench.connect()];
+  const clients = [1, 2, 3, 4].map(() => bench.connect());
   bench.loop.run();
-  assert.deepEqual(clients.map((c) => c.closed), ["no", "no", "LIMIT"]);
-  clients[0]!.stream.reset("RESET");
+  assert.equal(bench.tunnel.dials.length, 2);
+  assert.equal(bench.sink.lines.filter((l) => l.includes("new ones wait")).length, 1);
+  for (const [ends, dials] of [[0, 3], [1, 4]] as const) {
+    clients[ends]!.stream.reset("RESET");
+    bench.loop.run();
+    assert.equal(bench.tunnel.dials.length, dials);
+  }
+  assert.deepEqual(clients.slice(2).map((c) => c.closed), ["no", "no"]);
+  assert.deepEqual(bench.forwarder.status().refused, {});
+});
+
+Deno.test("forwarder: who has waited for a place in vain is refused, and those who come later wait anew", async () => {
+  await using bench = new Bench({ maxConnections: 1 });
+  await bench.serve(web([away(3)]));
+  const [inside, waits] = [bench.connect(), bench.connect()];
+  bench.clock.advance(999);
   bench.loop.run();
-  const next = bench.connect();
+  assert.deepEqual([inside!.closed, waits!.closed], ["no", "no"]);
+  bench.clock.advance(1);
   bench.loop.run();
-  assert.equal(next.closed, "no");
+  assert.deepEqual([inside!.closed, waits!.closed], ["no", "LIMIT"]);
+  assert.deepEqual(bench.forwarder.status().refused, { LIMIT: 1 });
+  bench.clock.advance(50);
+  const later = bench.connect();
+  bench.loop.run();
+  assert.equal(later.closed, "no");
+  inside!.stream.reset("RESET");
+  bench.loop.run();
+  assert.equal(bench.tunnel.dials.length, 2, "the one that waited was not served");
 });
 
 Deno.test("forwarder: agent-bound endpoints share exactly evenly", async () => {

@@ -24,6 +24,9 @@ export class TcpListener implements Listener, Pollable, Timed {
   readonly #onAccept: (accepted: Accepted) => void;
   readonly #anyAddress: boolean;
   #fd: Fd;
+  /** By its owner. */
+  #held = false;
+  /** By want of descriptors. */
   #paused = false;
   #complained = false;
 
@@ -61,7 +64,7 @@ export class TcpListener implements Listener, Pollable, Timed {
   }
 
   onEvents(): void {
-    for (let i = 0; i < ACCEPTS_PER_TURN && this.#fd >= 0; i++) {
+    for (let i = 0; i < ACCEPTS_PER_TURN && this.#fd >= 0 && !this.#held; i++) {
       const fd = this.#kit.ops.accept(this.#fd);
       if (fd >= 0) this.#accepted(fd);
       else if (fd === -EAGAIN) break;
@@ -77,6 +80,18 @@ export class TcpListener implements Listener, Pollable, Timed {
 
   onFault(): void {
     // One connection's owner failed; the listener serves all others.
+  }
+
+  pause(): void {
+    if (this.#held || this.#fd < 0) return;
+    this.#held = true;
+    this.#kit.poller.modify(this.#fd, 0);
+  }
+
+  resume(): void {
+    if (!this.#held || this.#fd < 0) return;
+    this.#held = false;
+    if (!this.#paused) this.#kit.poller.modify(this.#fd, EPOLLIN);
   }
 
   close(): void {
@@ -120,7 +135,7 @@ export class TcpListener implements Listener, Pollable, Timed {
   #resume(): void {
     if (!this.#paused || this.#fd < 0) return;
     this.#paused = false;
-    this.#kit.poller.modify(this.#fd, EPOLLIN);
+    if (!this.#held) this.#kit.poller.modify(this.#fd, EPOLLIN);
   }
 }
 

@@ -49,6 +49,28 @@ function readAll(stream: MeshStream): { bytes: number[]; last: number } {
   }
 }
 
+Deno.test("a paused listener leaves clients waiting, also in the middle of a burst; they are accepted after it", async () => {
+  await using loop = openLoop();
+  const accepted: MeshStream[] = [];
+  let wake = () => {};
+  const listener = loop.listenTcp(LOCAL, ({ stream }) => {
+    accepted.push(stream);
+    if (accepted.length === 2) listener.pause();
+    wake();
+  });
+  const clients = Array.from({ length: 5 }, () => new Recorder());
+  for (const client of clients) loop.dialTcp(listener.local, client, DIAL);
+  await Promise.all(clients.map((client) => client.opened.promise));
+  // A connection of its own to and fro: the loop has looked at the listener since.
+  await connect(loop);
+  assert.equal(accepted.length, 2);
+  listener.resume();
+  while (accepted.length < 5) await new Promise<void>((resolve) => wake = resolve);
+  listener.close();
+  listener.pause();
+  listener.resume();
+});
+
 Deno.test("bytes that came before a reset are read first; the reset is then no clean end", async () => {
   await using loop = openLoop();
   const { near, stream, other } = await connect(loop);
