@@ -2,10 +2,13 @@
  * The configuration of both roles: one strict schema each. Unknown keys are errors; every field has a default that
  * suits most, a unit in its name where it is a quantity, and a sentence for `edgemesh config schema` and the docs.
  */
-import { z } from "zod";
+import * as z from "zod";
 import { isNodeName, parseCidr, parseHostPort, parseIp } from "./addr.ts";
 import { isProxyUrl } from "./http_proxy.ts";
 import { LOG_LEVELS } from "./log.ts";
+
+// Each schema is used once per start: code made for it costs more than it saves.
+z.config({ jitless: true });
 
 const ip = z.string().refine((v) => parseIp(v) === v, {
   error: "must be an IP address in canonical form, like 10.0.0.1 or fd00::1",
