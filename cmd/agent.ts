@@ -1,6 +1,6 @@
 /**
- * `edgemesh agent`: the composition root of a node. Order of start: identity, snapshot from disk, mesh link, DNS,
- * forwarding, tunnel; so that what works without the cloud works first.
+ * `edgemesh agent`: the composition root of a node. Order of start: identity, snapshot from disk, mesh link, forwarding,
+ * tunnel, DNS, all else: what a crash left refused is healed first, and what has to wait for a far answer asks early.
  */
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
@@ -176,7 +176,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       mesh: link.addresses,
       stateDir: state.path,
     });
-  let dns = config.dns.enabled ? await startDns() : undefined;
+  let dns: DnsModule | undefined;
   stack.defer(() => dns?.close());
 
   // Forwarding needs the tunnel and the tunnel needs forwarding: each reaches the other through these names.
@@ -311,6 +311,8 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     );
   }
   stack.defer(() => tunnel.close());
+  // While the first packet to the servers travels and the rules, which were left to heal, are written.
+  if (config.dns.enabled) dns = await startDns();
   stack.use(
     await startAdmin({ runDir: config.runDir, role: "agent", routes: agentRoutes(running, parts.setLogLevel), log }),
   );
