@@ -10,7 +10,7 @@ export interface IdleWait {
   readonly prompt: boolean;
   /**
    * Calls `onWake` once, as soon as the epoll instance has something; now and then also for nothing, so ask it. Keeps
-   * the process alive.
+   * the process alive. Not from inside `onWake`.
    */
   arm(): void;
   /** Nothing is waited for: the process may end. Not while armed. */

@@ -41,11 +41,10 @@ const EVENTS_PER_CALL = 256;
 const TURNS_PER_YIELD = 64;
 const EVENTS_PER_YIELD = 256;
 /**
- * Before the wait, the kernel is asked this often in each of so many turns of Deno's loop: going to sleep and coming
- * back costs some 15 µs and what the scheduler takes for it, and a connection that goes back and forth has its answer
- * sooner. Asking longer helped no load that was measured and took the processor from the other end. Several questions
- * per turn, because each turn leaves 0.6 KB of garbage; not fewer turns than two, because the reactor needs one to see
- * that its socket is empty again (reactor_wait.ts).
+ * Before the wait, the kernel is asked once more in a turn of Deno's loop; where asking found something the last time, as
+ * on a connection that goes back and forth, so often in each of so many turns: going to sleep and coming back costs some
+ * 15 µs and what the scheduler takes for it. Where it did not, asking would keep the processor from whoever has the
+ * answer. Several questions per turn, because each turn leaves 0.6 KB of garbage.
  */
 const IDLE_TURNS = 3;
 const ASKS_PER_IDLE_TURN = 8;
@@ -73,6 +72,7 @@ export class Poller {
   #generation = 0;
   #size = 0;
   #idleTurns = 0;
+  #askingPays = false;
   #state: State = "stopped";
   #deferred: Deferred[] = [];
   #running: Deferred[] = [];
@@ -201,15 +201,12 @@ export class Poller {
 
   /**
    * Lets Deno's loop run. By setImmediate alone it would look at its own sockets and timers only in every 61st turn
-   * (tokio's event interval); a wait that is over at once makes it look. Two turns before it, as before any wait: by
-   * then the reactor has seen that its socket is empty, and does not read the next byte without looking.
+   * (tokio's event interval); a wait that is over at once makes it look.
    */
   #yield(): void {
     this.#state = "scheduled";
-    setImmediate(this.#idle?.prompt ? this.#firstTurn : this.#turn);
+    setImmediate(this.#idle?.prompt ? this.#look : this.#turn);
   }
-
-  readonly #firstTurn = () => void setImmediate(this.#look);
 
   readonly #look = () => {
     if (this.#state === "closed" || !this.#idle) return;
@@ -219,9 +216,11 @@ export class Poller {
 
   /** Events that are there now; asks again at once while the loop is only just idle. */
   #ask(): number {
-    let asks = this.#idleTurns === 0 ? 1 : ASKS_PER_IDLE_TURN;
+    const idle = this.#idleTurns > 0;
+    let asks = idle && this.#askingPays ? ASKS_PER_IDLE_TURN : 1;
     for (;;) {
       const n = this.#c.epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, 0);
+      if (n > 0 && idle) this.#askingPays = true;
       if (n > 0 || --asks === 0) return n;
     }
   }
@@ -233,8 +232,9 @@ export class Poller {
       this.#idle?.rest();
       return;
     }
-    if (this.#idleTurns++ < IDLE_TURNS) return this.#schedule();
+    if (this.#idleTurns++ < (this.#askingPays ? IDLE_TURNS : 1)) return this.#schedule();
     this.#idleTurns = 0;
+    this.#askingPays = false;
     this.#wait(this.#idle ??= openIdleWait(this.#epoll, this.#turn));
   }
 

@@ -37,8 +37,11 @@ export interface ReactorEntry {
 }
 
 const DATA = STRUCT.epoll_event.at.data >>> 2;
-/** Larger than the one byte that is ever read: a read that fills its buffer is followed by another. */
-const READ_BYTES = 8;
+/**
+ * A read that fills its buffer is followed by another, which finds the socket empty: the reactor then waits again,
+ * where it would otherwise come back to the socket in its next turn and take the next wait's byte.
+ */
+const READ_BYTES = 1;
 
 /** The reactor of this thread; descriptor numbers of epoll instances that it owns do not change. */
 let knownReactor: Fd | undefined;
@@ -69,7 +72,7 @@ export class ReactorWait implements IdleWait {
       readable: true,
       writable: false,
       onread: {
-        buffer: new Uint8Array(READ_BYTES),
+        buffer: new Uint8Array(new ArrayBuffer(READ_BYTES)),
         callback() {
           onWake();
           return true;
