@@ -71,7 +71,7 @@ export function keepMemoryLow(clock: Clock): () => void {
 }
 
 /** Collects garbage where the runtime lets us (`--expose-gc`), then returns free pages of the C heap to the system. */
-function giveBack(): void {
+export function giveBack(): void {
   (globalThis as { gc?: () => void }).gc?.();
   libc().malloc_trim(0);
 }

@@ -156,6 +156,8 @@ export class Exchange {
     const { resourceVersion: version, continue: more, selfLink } = metadata;
     if (typeof version !== "string" || version === "") return { type: "unknown" };
     const local = typeof selfLink === "string" && selfLink !== "";
+    // What follows a last page looks at every object once: work of its own.
+    if (more === undefined || more === "") await pacer.rest(signal);
     return { type: "page", version, more: typeof more === "string" && more !== "" ? more : undefined, local };
   }
 

@@ -5,8 +5,11 @@
  */
 import type { Clock } from "../clock.ts";
 
-/** Work done at a stretch, in milliseconds; the target for the longest stall is ten. */
-const STRETCH_MS = 3;
+/**
+ * Work done at a stretch, in milliseconds. The target for the longest stall is ten, of which the garbage collector takes
+ * up to six at a time (the end of a marking) whenever it likes.
+ */
+const STRETCH_MS = 2;
 
 export class Pacer {
   readonly #clock: Clock;

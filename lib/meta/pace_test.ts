@@ -26,7 +26,7 @@ Deno.test("pace: tired after a stretch, or at once while another waits", async (
   const clock = new FakeClock();
   const pacer = new Pacer(clock);
   assert.ok(!pacer.tired);
-  clock.advance(3);
+  clock.advance(2);
   assert.ok(pacer.tired);
   const rest = pacer.rest();
   clock.advance(0);

@@ -9,6 +9,7 @@
 // deno-lint-ignore-file no-console -- its output is its interface
 import { FakeApiServer } from "../kube/fake_apiserver.ts";
 import { kubeService, kubeSlice, SERVICES, SLICES } from "../kube/objects.ts";
+import { giveBack } from "../../lib/linux/idle_memory.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { FetchApi } from "../../lib/meta/kube_api.ts";
@@ -23,11 +24,14 @@ const ENDPOINTS_EACH = 10;
 const EXPIRE = "e".charCodeAt(0);
 
 export interface Measured {
+  /** Megabytes when calm: the agent gives memory back seconds after its work is done, see lib/linux/idle_memory.ts. */
   readonly rss: number;
   readonly private: number;
+  /** The same before that. */
+  readonly busyRss: number;
   readonly services: number;
   readonly endpoints: number;
-  /** CPU milliseconds of the main thread between two turns of the loop, at most. */
+  /** CPU milliseconds of the main thread between two turns of the loop, at most, before memory was given back. */
   readonly longestTurn: number;
   /** Milliseconds for one endpoint's change, median of many. */
   readonly oneChange: number;
@@ -118,10 +122,15 @@ function oneChange(store: MetaStore): number {
   return times.sort((a, b) => a - b)[50]!;
 }
 
-async function memory(): Promise<{ rss: number; private: number }> {
+async function memory(): Promise<Pick<Measured, "rss" | "private" | "busyRss">> {
+  const busyRss = Deno.memoryUsage().rss / 1048576;
+  for (let i = 0; i < 2; i++) {
+    giveBack();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
   const text = await Deno.readTextFile("/proc/self/smaps_rollup");
   const kb = (name: string) => Number(new RegExp(`^${name}:\\s+(\\d+)`, "m").exec(text)?.[1] ?? 0);
-  return { rss: kb("Rss") / 1024, private: (kb("Private_Clean") + kb("Private_Dirty")) / 1024 };
+  return { rss: kb("Rss") / 1024, private: (kb("Private_Clean") + kb("Private_Dirty")) / 1024, busyRss };
 }
 
 /** CPU time of this thread in milliseconds: what others do on a busy machine is not counted. */

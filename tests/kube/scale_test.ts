@@ -72,7 +72,8 @@ Deno.test("scale: 5 000 Services and 50 000 endpoints, listed and listed again",
   const first = JSON.parse(await client.ask()) as Measured;
   assert.deepEqual([first.services, first.endpoints], [5000, 50_000]);
   const above = (m: Measured) =>
-    `${(m.rss - base.rss).toFixed(1)} MB RSS, ${(m.private - base.private).toFixed(1)} MB private`;
+    `${(m.rss - base.rss).toFixed(1)} MB RSS, ${(m.private - base.private).toFixed(1)} MB private ` +
+    `(${(m.busyRss - base.rss).toFixed(1)} MB RSS while busy)`;
   console.log(`  empty process ${base.rss.toFixed(1)} MB RSS; above it after the first sync ${above(first)}`);
   console.log(`  first sync ${first.syncMs.toFixed(0)} ms, longest turn ${first.longestTurn.toFixed(1)} ms`);
 
