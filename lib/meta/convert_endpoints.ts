@@ -4,7 +4,7 @@ import type { Checker, Fields } from "./checker.ts";
 import { isLabel, isSubdomain } from "./checker.ts";
 import type { ConvertContext } from "./convert.ts";
 import { protocolOf } from "./convert_service.ts";
-import { SLICE_SERVICE, ZONE } from "./labels.ts";
+import { SLICE_SERVICE, SLICE_SOURCE_CLUSTER, ZONE } from "./labels.ts";
 import type { Endpoint, EndpointPort, EndpointSlice } from "./model.ts";
 
 /** Kubernetes' own bound on endpoints per slice; larger Endpoints subsets are cut into several slices. */
@@ -43,12 +43,15 @@ export function convertSlice(at: At, raw: Fields, check: Checker, context: Conve
     const endpoint = sliceEndpoint(value, `endpoints[${i}]`, check, context);
     if (endpoint) endpoints.push(endpoint);
   }
+  const cluster = labels[SLICE_SOURCE_CLUSTER];
+  const sourceCluster = labelValue(cluster, `metadata.labels["${SLICE_SOURCE_CLUSTER}"]`, check, context);
   return {
     namespace: context.strings.share(at.namespace),
     name: at.name,
     service: context.strings.share(service),
     endpoints,
     ports: endpointPorts(raw.ports, "ports", check, context),
+    ...(sourceCluster === undefined ? {} : { sourceCluster }),
   };
 }
 

@@ -210,6 +210,17 @@ Deno.test("convert: EndpointSlice with conditions as the API defines their absen
   assert.match(texts[3]!, /endpoints\[7\]\.addresses\[0\]: is required/);
 });
 
+Deno.test("convert: an imported slice says which cluster it is from", () => {
+  const from = (cluster: string) => {
+    const labels = { "kubernetes.io/service-name": "web", "multicluster.kubernetes.io/source-cluster": cluster };
+    const { objects, texts } = run(slice({ metadata: { namespace: "shop", name: "web-abc", labels } }));
+    return [(objects[0] as EndpointSlice).sourceCluster, texts.length];
+  };
+  assert.deepEqual(from("west-1"), ["west-1", 0]);
+  assert.deepEqual(from("west 1"), [undefined, 1], "no label value");
+  assert.equal((run(slice({})).objects[0] as EndpointSlice).sourceCluster, undefined);
+});
+
 Deno.test("convert: Endpoints become one slice per subset", () => {
   const { objects } = run({
     apiVersion: "v1",

@@ -10,8 +10,15 @@ import type { Scope } from "./scope.ts";
 import { FULL_SCOPE, ScopeFilter } from "./scope.ts";
 import type { ChangeSet, Snapshot } from "./snapshot.ts";
 import type { MetaStore } from "./store.ts";
+import { COALESCE_MS } from "./wire.ts";
 
 const NO_CHANGES: ChangeSet = { changed: new Map(), services: new Set(), becameSynced: false };
+/**
+ * Updates begun per second, for all agents together. What an update costs is mostly its message (encryption, framing, a
+ * system call, the acknowledgement), not what is in it: a thousand agents at ten updates a second took 79 % of a core
+ * for a p99 of 555 ms, at four they are told sooner by a server that has time.
+ */
+const MAX_UPDATES_PER_SECOND = 4000;
 /** Encoded complete states are let go of when nobody connected for this long. */
 const IMAGE_IDLE_MS = 30_000;
 
@@ -95,6 +102,11 @@ export class FanoutServer {
   /** Connected agents and how far each is. */
   sessions(): SessionInfo[] {
     return [...this.#connections].map((c) => c.session.info());
+  }
+
+  /** {@link COALESCE_MS}, stretched where there are many agents. */
+  get coalesceMs(): number {
+    return Math.max(COALESCE_MS, this.#connections.size * 1000 / MAX_UPDATES_PER_SECOND);
   }
 
   /** Number of the current state. */

@@ -7,7 +7,7 @@ import type { FanoutFeed, StateImage } from "./fanout_feed.ts";
 import type { MetaVersion } from "./model.ts";
 import type { ScopeFilter } from "./scope.ts";
 import type { Snapshot } from "./snapshot.ts";
-import { broken, COALESCE_MS, decodeMessage, encodeWelcome, META_PROTOCOL, WINDOW_MESSAGES } from "./wire.ts";
+import { broken, decodeMessage, encodeWelcome, META_PROTOCOL, WINDOW_MESSAGES } from "./wire.ts";
 
 /** An update without objects, which only tells the new number, is sent this long after the last update. */
 const NUMBER_ONLY_MS = 5000;
@@ -51,10 +51,18 @@ export interface SessionInfo {
   readonly updatesSent: number;
 }
 
+/** What a session tells of its server, and asks it. */
+export interface FanoutIdentity {
+  readonly source: string;
+  readonly epoch: string;
+  /** Shortest time between the beginnings of two updates to one agent, now. */
+  readonly coalesceMs: number;
+}
+
 export class FanoutSession {
   readonly node: string;
   readonly #feed: FanoutFeed;
-  readonly #source: string;
+  readonly #server: FanoutIdentity;
   readonly #epoch: string;
   readonly #filter: ScopeFilter;
   #state: State = { name: "new" };
@@ -64,11 +72,11 @@ export class FanoutSession {
   #bytes = 0;
   #updates = 0;
 
-  constructor(feed: FanoutFeed, id: { source: string; epoch: string }, agent: { node: string; filter: ScopeFilter }) {
+  constructor(feed: FanoutFeed, server: FanoutIdentity, agent: { node: string; filter: ScopeFilter }) {
     this.#feed = feed;
-    this.#source = id.source;
+    this.#server = server;
     // An agent whose scope was changed must not build on what it had under the old one.
-    this.#epoch = agent.filter.key === "" ? id.epoch : `${id.epoch}:${digest(agent.filter.key)}`;
+    this.#epoch = agent.filter.key === "" ? server.epoch : `${server.epoch}:${digest(agent.filter.key)}`;
     this.node = agent.node;
     this.#filter = agent.filter;
   }
@@ -138,7 +146,7 @@ export class FanoutSession {
           // Before the server knows anything it cannot say whether the agent's state is still a base.
           if (!this.#feed.snapshot.synced) return undefined;
           this.#state = this.#resume(state.have);
-          return encodeWelcome(this.#source, this.#epoch);
+          return encodeWelcome(this.#server.source, this.#epoch);
         case "empty":
           if (!this.#mayBegin()) return undefined;
           this.#begin(now);
@@ -177,7 +185,7 @@ export class FanoutSession {
 
   /** Where an agent that says what it has goes on: only from our own source and epoch, and only if we remember. */
   #resume(have: MetaVersion | undefined): State {
-    const ours = have && have.source === this.#source && have.epoch === this.#epoch;
+    const ours = have && have.source === this.#server.source && have.epoch === this.#epoch;
     // By label, what the agent has cannot be told from the keys alone: it gets everything anew.
     if (!ours || this.#filter.byLabel || !this.#feed.covers(have.number)) return { name: "empty" };
     return current(have.number, undefined);
@@ -195,7 +203,7 @@ export class FanoutSession {
   }
 
   #begin(now: number): void {
-    this.#earliest = now + COALESCE_MS;
+    this.#earliest = now + this.#server.coalesceMs;
     this.#updates++;
   }
 

@@ -501,11 +501,13 @@ Deno.test("fanout: a thousand agents at one number are served from one encoding"
   const side = new Side(clock);
   for (const batch of bigCluster(20, 3)) side.apply(...batch);
   const last = new Map<number, Uint8Array>();
+  const sent = Array.from({ length: 1000 }, () => 0);
   const connections = Array.from({ length: 1000 }, (_, i) =>
     side.fanout.connect({
       node: `node-${i}`,
       send: (m) => {
         last.set(i, m);
+        sent[i]!++;
         return true;
       },
     }));
@@ -513,8 +515,17 @@ Deno.test("fanout: a thousand agents at one number are served from one encoding"
     c.receive(encodeHello(undefined));
     c.receive(encodeAck(c.info().unacknowledged));
   }
-  clock.advance(200);
+  clock.advance(300);
   side.apply(put("service", aService()));
   assert.equal(new Set(last.values()).size, 1, "all got the very same bytes");
+  // So many agents are told four times a second, not ten.
+  last.clear();
+  side.apply(put("service", aService({ name: "api" })));
+  // WELCOME is no part of an update and is not counted.
+  connections.forEach((c, i) => c.receive(encodeAck(sent[i]! - 1)));
+  clock.advance(240);
+  assert.equal(last.size, 0);
+  clock.advance(10);
+  assert.equal(last.size, 1000);
   side.fanout.stop();
 });

@@ -8,6 +8,8 @@ export const K8S_SERVICE_PROXY_NAME = "service.kubernetes.io/service-proxy-name"
 export const HEADLESS = "service.kubernetes.io/headless";
 /** The Service a slice belongs to. */
 export const SLICE_SERVICE = "kubernetes.io/service-name";
+/** The cluster an imported slice comes from (Multi-Cluster Services API). */
+export const SLICE_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster";
 /** Marks the cluster's own DNS Service with value `kube-dns`. */
 export const K8S_APP = "k8s-app";
 export const ZONE = "topology.kubernetes.io/zone";

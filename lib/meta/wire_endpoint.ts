@@ -64,7 +64,8 @@ export function decodeEndpoint(r: WireReader): Endpoint {
  * cannot say it (ports or owner changed, order would differ, one identity twice) or would not be smaller.
  */
 export function encodePatch(before: EndpointSlice, after: EndpointSlice): Json | undefined {
-  if (before.service !== after.service || !sameValue(before.ports, after.ports)) return undefined;
+  if (before.service !== after.service || before.sourceCluster !== after.sourceCluster) return undefined;
+  if (!sameValue(before.ports, after.ports)) return undefined;
   const old = byIdentity(before);
   const now = byIdentity(after);
   if (!old || !now) return undefined;

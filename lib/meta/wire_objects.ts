@@ -57,7 +57,10 @@ export function decodeObject<K extends Kind>(kind: K, value: unknown, strings: I
 
 const ENCODE: { readonly [K in Kind]: (object: Kinds[K]) => Json } = {
   service: encodeService,
-  slice: (o) => [o.namespace, o.name, o.service, o.ports.map(encodePort), o.endpoints.map(encodeEndpoint)],
+  slice: (o) => [
+    ...[o.namespace, o.name, o.service, o.ports.map(encodePort), o.endpoints.map(encodeEndpoint)],
+    ...(o.sourceCluster === undefined ? [] : [o.sourceCluster]),
+  ],
   node: (o) => [o.name, o.zone ?? 0, o.internalIPs, o.podCIDRs, o.labels],
   pod: (o) => [o.namespace, o.name, o.node ?? 0, o.ips, o.hostNetwork ? 1 : 0],
   namespace: (o) => [o.name, o.labels],
@@ -149,12 +152,14 @@ export function decodePort(r: WireReader): EndpointPort {
 }
 
 function decodeSlice(r: WireReader): EndpointSlice {
+  const sourceCluster = r.optional(5, (i) => r.shared(i, 63));
   return {
     namespace: r.name(0, isLabel),
     name: r.name(1, isSliceName),
     service: r.name(2, isLabel),
     endpoints: r.list(4, MAX_SLICE_ENDPOINTS, decodeEndpoint),
     ports: r.list(3, MAX_SLICE_PORTS, decodePort),
+    ...(sourceCluster === undefined ? {} : { sourceCluster }),
   };
 }
 

@@ -21,6 +21,7 @@ const strings = new Interner();
 
 const OBJECTS: [Kind, Kinds[Kind]][] = [
   ["service", aService()],
+  ["slice", aSlice({ sourceCluster: "west-1" })],
   [
     "service",
     aService({

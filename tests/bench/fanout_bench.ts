@@ -2,7 +2,7 @@
  * Metadata fan-out at scale: one server, a thousand agents in a process of their own, over the real control
  * connections (WebSocket over mutual TLS), while endpoints change.
  *
- *   deno run -A tests/bench/fanout_bench.ts [--agents 1000] [--services 1000] [--rate 100] [--seconds 30]
+ *   deno task bench:fanout [--agents 1000] [--services 1000] [--rate 100] [--seconds 30]
  *
  * Ten of the agents are whole (guard, store, indexes) and must end with exactly the server's state; the others speak
  * the protocol, check its numbers and note when each change came. Ends with exit code 1 when p99 is a second or more.

@@ -252,6 +252,37 @@ Deno.test({
       report(`with the rotated token converged after ${took} ms`);
     });
 
+    await t.step(
+      "rights are taken away: each missing one is told once, Endpoints stand in, the rest goes on",
+      async () => {
+        const role = "/apis/rbac.authorization.k8s.io/v1/clusterroles/edgemesh-metadata";
+        const { rules } = await plane.must("GET", role) as { rules: { resources: string[] }[] };
+        const fewer = rules.filter((rule) => !rule.resources.includes("endpointslices"))
+          .map((rule) => ({ ...rule, resources: rule.resources.filter((r) => r !== "pods") }));
+        const patch = (to: unknown) => plane.must("PATCH", role, { rules: to }, "application/merge-patch+json");
+        await patch(fewer);
+        // A folder of its own: the first source reads its kubeconfig again and again.
+        await Deno.mkdir(`${folder}/poor`);
+        await Deno.copyFile(`${folder}/token`, `${folder}/poor/token`);
+        await using poor = new Rig(plane, `${folder}/poor`);
+        await poor.start();
+        const took = await poor.until("synced", () => poor.source.status().state === "synced", 40_000);
+        const refused = () =>
+          poor.source.status().problems.filter((p) => p.code === "SOURCE_FORBIDDEN").map((p) => p.object).sort();
+        assert.deepEqual(refused(), ["endpointslices.discovery.k8s.io", "pods"]);
+        assert.equal(poor.store.snapshot.count("service"), s().count("service"));
+        await plane.must("POST", "/api/v1/namespaces/shop/endpoints", {
+          metadata: { name: "port" },
+          subsets: [{ addresses: [{ ip: "192.0.2.8" }], ports: [{ port: 8080 }] }],
+        });
+        await poor.until("Endpoints", () => poor.store.snapshot.slicesByIp("192.0.2.8").length === 1, 5000);
+        const told = poor.sink.lines.filter((line) => line.includes("no right to read"));
+        assert.equal(told.length, 2, told.join("\n"));
+        report(`synced with fewer rights after ${took} ms: ${told.length} lines`);
+        await patch(rules);
+      },
+    );
+
     const crds = await Deno.stat(CRDS).then(() => true, () => false);
     if (!crds) console.log("  CRDs come late: skipped, no ../shared/crds beside the repository");
     await t.step({
