@@ -32,6 +32,7 @@ import {
 import { LanNodes } from "./lan_nodes.ts";
 import { ensureIdentity } from "./agent_join.ts";
 import { openMeshLink, watchHost } from "./agent_link.ts";
+import { engineChoice } from "./agent_engine.ts";
 import { DnsModule } from "./agent_dns.ts";
 import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
@@ -184,16 +185,19 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
+  const fast = engineChoice({ config, identity, loop, log: log.child("tunnel") });
   const paths = agentPaths({
     config,
     identity,
     loop,
     log,
+    fast,
     virtual: () => [...cidrs, ...facts.podCidrs],
     onReached: (node, path) => lan.reached(node, path),
   });
   const tunnel: AgentTunnel = makeTunnel({
     paths: paths.options,
+    fast,
     config,
     identity,
     log,

@@ -13,6 +13,7 @@ import type { Logger } from "../lib/log.ts";
 import type { IpPort, OnDatagram } from "../lib/net.ts";
 import type { AgentPathsOptions } from "../lib/tunnel/agent_tunnel.ts";
 import type { PathKind } from "../lib/tunnel/carrier.ts";
+import { StreamLeg } from "../lib/tunnel/carriers/stream_leg.ts";
 import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
 import type { LanSocket } from "../lib/tunnel/path/discovery.ts";
 
@@ -24,6 +25,8 @@ export interface AgentPathsParts {
   readonly identity: AgentIdentity;
   readonly loop: EpollLoop;
   readonly log: Logger;
+  /** The fast engine, or why there is none. */
+  fast(): unknown;
   /** Virtual networks of the mesh: nothing in them is an address of a host. */
   virtual(): readonly Cidr[];
   /** A node was reached by this path. */
@@ -51,12 +54,16 @@ export function agentPaths(parts: AgentPathsParts): AgentPaths {
 }
 
 function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[]): AgentPathsOptions | undefined {
-  const { config, identity, loop } = parts;
+  const { config, identity, loop, fast } = parts;
   const { mode, listen, advertise, directNetworks, punchPorts } = config.tunnel;
   if (mode === "off") return undefined;
   return {
     eager: mode === "eager",
-    sockets: { loop, leg: (stream) => legOfFd(loop.takeFd(stream)) },
+    sockets: {
+      loop,
+      leg: (stream) =>
+        typeof fast() === "string" ? legOfFd(loop.takeFd(stream)) : new StreamLeg(stream, loop.localOf(stream).ip),
+    },
     keys: () => identity.anchors.map((anchor) => createHash("sha256").update(anchor.spki).digest()),
     host,
     listen: listen === "off" ? undefined : parseHostPort(listen)!,

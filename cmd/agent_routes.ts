@@ -82,7 +82,8 @@ function agentStatus(agent: RunningAgent): AgentStatus {
     node: identity.node,
     mode: online ? "online" : "offline",
     modeSince: new Date(agent.modeSince).toISOString(),
-    tlsEngine: tunnel.engine,
+    tlsEngine: tunnel.engine.name,
+    tlsDetail: tunnel.engine.detail,
     modules: modules(agent, forward?.problem),
     servers,
     metadata: {

@@ -7,6 +7,7 @@ import type { AgentIdentity } from "../lib/identity/agent.ts";
 import type { Logger } from "../lib/log.ts";
 import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
 import { type AgentPathsOptions, AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
+import type { FastParts } from "../lib/tunnel/carriers/engines.ts";
 import type { ControlClient } from "../lib/tunnel/control/client.ts";
 import type { SessionEvents } from "../lib/tunnel/session_types.ts";
 import { VERSION } from "../lib/version.ts";
@@ -20,6 +21,8 @@ export interface TunnelParts {
   readonly source: ServerSource | undefined;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
+  /** The fast engine, or why there is none. */
+  fast(): FastParts | string;
   /** What this host has for direct paths; undefined when they are off. */
   readonly paths: AgentPathsOptions | undefined;
   /** A server came or went; so many are connected now. */
@@ -64,6 +67,7 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
     proxyFor: proxyChoice(config.proxy, Deno.env.get),
     onStream: parts.onStream,
     onFlow: parts.onFlow,
+    fast: parts.fast,
     ...(parts.paths ? { paths: parts.paths } : {}),
     events: {
       onUp(server) {

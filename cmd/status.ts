@@ -47,6 +47,7 @@ export function agentText(s: AgentStatus): string {
       (m.source ? `, ${m.ageSeconds === 0 ? "current" : `${duration(m.ageSeconds)} old`}` : ""),
   );
   if (m.local) out.push(`          ${m.local.from} wins over it: ${m.local.detail ?? m.local.state}`);
+  out.push(`paths     ${s.tlsEngine} TLS engine (${s.tlsDetail})`);
   for (const module of s.modules) out.push(`${module.name.padEnd(9)} ${module.state}: ${module.detail}`);
   out.push("");
   out.push(table([

@@ -193,6 +193,9 @@ export const AgentConfig = z.strictObject({
     mode: z.enum(["lazy", "eager", "off"]).default("lazy").describe(
       "When to look for direct paths: on the first connection, at once, never",
     ),
+    engine: z.enum(["auto", "fast", "portable"]).default("auto").describe(
+      "TLS of the paths to other agents: fast is the system's OpenSSL 3, portable is built in, auto is fast where it works",
+    ),
     discovery: z.boolean().default(true).describe("Find agents of the same LAN without a server (multicast)"),
     punchPorts: z.tuple([port, port]).default([20100, 29999]).describe("Local ports for hole punching"),
     advertise: z.array(z.string()).default([]).describe(

@@ -112,6 +112,8 @@ export interface AgentStatus extends CommonStatus {
   readonly mode: "online" | "offline";
   readonly modeSince: string;
   readonly tlsEngine: string;
+  /** Which library the engine uses, or why it is not the fast one. */
+  readonly tlsDetail: string;
   readonly modules: readonly ModuleStatus[];
   readonly servers: readonly ServerLinkStatus[];
   readonly metadata: {

@@ -120,6 +120,7 @@ const status: AgentStatus = {
   mode: "online",
   modeSince: "",
   tlsEngine: "portable",
+  tlsDetail: "node:tls",
   modules: [],
   servers: [{ url: "wss://mesh", state: "connected", rttMs: 20 }],
   metadata: {

@@ -18,7 +18,7 @@ import type {
 import { Deadlines } from "./deadlines.ts";
 import { EINPROGRESS, errnoText } from "./errno.ts";
 import type { Fd } from "./ffi.ts";
-import { Poller } from "./poller.ts";
+import { type Deferred, Poller } from "./poller.ts";
 import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
 import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
@@ -106,6 +106,17 @@ export class EpollLoop implements Loop {
       throw new MeshError("INTERNAL", "Cannot take the descriptor of a foreign stream");
     }
     return stream.takeFd();
+  }
+
+  /** Our own end of an open connection of this loop. Throws MeshError for any other stream. */
+  localOf(stream: MeshStream): IpPort {
+    if (!(stream instanceof TcpStream)) throw new MeshError("INTERNAL", "A foreign stream has no address of this loop");
+    return stream.local;
+  }
+
+  /** Runs `work` at the end of the turn, after the other sockets; never from inside this call. */
+  defer(work: Deferred): void {
+    if (!this.#poller.closed) this.#poller.defer(work);
   }
 
   /**

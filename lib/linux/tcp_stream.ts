@@ -1,7 +1,7 @@
 /** A TCP connection of the loop as a {@link MeshStream}. */
 import type { ReasonCode } from "../errors.ts";
 import { MeshError } from "../errors.ts";
-import { idleHandler, type MeshStream, type StreamHandler, WOULD_BLOCK } from "../net.ts";
+import { idleHandler, type IpPort, type MeshStream, type StreamHandler, WOULD_BLOCK } from "../net.ts";
 import type { Deadlines, Timed } from "./deadlines.ts";
 import { EAGAIN, ECONNRESET, EINTR, EPIPE } from "./errno.ts";
 import { errno, type Fd } from "./ffi.ts";
@@ -153,6 +153,11 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     this.#fd = -1;
     this.abandon();
     return fd;
+  }
+
+  /** Our own end of an open connection. Throws MeshError unless it is open. */
+  get local(): IpPort {
+    return this.#kit.ops.localOf(this.#fd);
   }
 
   /** Whether {@link takeFd} would work. */

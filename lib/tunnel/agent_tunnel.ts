@@ -6,11 +6,10 @@ import { type Clock, sleep } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import type { IpPort } from "../net.ts";
 import type { PeerIdentity } from "./carrier.ts";
-import type { CarrierEngine, EngineOptions } from "./carriers/engine.ts";
-import { PortableEngine } from "./carriers/tls.ts";
+import type { EngineOptions } from "./carriers/engine.ts";
+import { Engines, type EnginesStatus, type FastParts } from "./carriers/engines.ts";
 import type { ControlClient } from "./control/client.ts";
 import { Servers, type ServersEvents, type ServersOptions, type ServerStatus } from "./control/servers.ts";
-import type { ChannelDuplex } from "./legs/channel_duplex.ts";
 import { RelayPath } from "./legs/relay_path.ts";
 import { PATHS_FEATURE } from "./control/path_message.ts";
 import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
@@ -34,6 +33,8 @@ export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log
   /** What the servers say, the relay's part aside. */
   readonly events?: Omit<ServersEvents, "onChannel" | "onChange">;
   readonly manager?: Pick<TunnelManagerOptions, "establishMs" | "idleMs">;
+  /** The fast engine; without it every leg must be one of the portable engine. */
+  readonly fast?: () => FastParts | string;
   /** Direct paths; without it everything goes through the servers. */
   readonly paths?: AgentPathsOptions;
 }
@@ -53,7 +54,7 @@ export interface AgentTunnelStatus extends TunnelStatus {
   readonly why: ReadonlyMap<string, string>;
   /** Undefined when direct paths are off. */
   readonly paths: ReturnType<Paths["status"]> | undefined;
-  readonly engine: CarrierEngine<ChannelDuplex>["name"];
+  readonly engine: EnginesStatus;
   readonly servers: readonly ServerStatus[];
   /** Where the first connected server sees us. */
   readonly observed: IpPort | undefined;
@@ -64,7 +65,7 @@ export class AgentTunnel {
   readonly servers: Servers;
   /** Undefined when direct paths are off. */
   readonly paths: Paths | undefined;
-  readonly #engine: PortableEngine;
+  readonly #engine: Engines;
   readonly #clock: Clock;
   readonly #node: string;
   readonly #ending = new AbortController();
@@ -73,7 +74,7 @@ export class AgentTunnel {
     const { clock, log, credentials, random, node, events, paths } = options;
     this.#clock = clock;
     this.#node = node;
-    this.#engine = new PortableEngine({ clock, credentials, verify: options.verifyNode });
+    this.#engine = new Engines({ clock, credentials, verify: options.verifyNode }, options.fast);
     const control = {
       ...options,
       log: log.child("control"),
@@ -179,7 +180,7 @@ export class AgentTunnel {
       ...tunnel,
       why,
       paths: this.paths?.status(),
-      engine: this.#engine.name,
+      engine: this.#engine.status(),
       servers: this.servers.status(),
       observed: up?.phase === "up" ? up.welcome.observed : undefined,
     };

@@ -200,7 +200,7 @@ async function settled(mesh: Mesh, topology: Topology, way: Way): Promise<string
     const status = await mesh.status(topology.node("edge-1"));
     const path = status.peers.find((peer) => peer.node === "edge-2")?.path;
     const wanted = way === "relayed" ? path === "relay" : path !== undefined && path !== "relay";
-    return wanted ? `${status.tlsEngine} engine, path ${path}` : undefined;
+    return wanted ? `${status.tlsEngine} engine (${status.tlsDetail}), path ${path}` : undefined;
   }, 20_000);
 }
 

@@ -28,6 +28,10 @@ export interface CarrierRig<Leg> {
   legs(): Promise<readonly [Leg, Leg, Wire]>;
   /** Bytes the legs and the wire may hold beyond the carrier's own bound: kernel buffers. */
   readonly slack: number;
+  /** Makes what engines and legs of one test share. */
+  setUp?(): void;
+  /** Gives it back, and fails when a carrier left something. */
+  tearDown?(): Promise<void>;
 }
 
 const DAY = 24 * 3600 * 1000;
@@ -35,9 +39,11 @@ const DAY = 24 * 3600 * 1000;
 export function carrierContract<Leg>(rig: CarrierRig<Leg>): void {
   const test = (name: string, run: (t: Bench<Leg>) => Promise<void>) => {
     Deno.test(`carrier over ${rig.name}: ${name}`, async () => {
+      rig.setUp?.();
       const t = new Bench(rig, await TestPki.create());
       await run(t);
       t.finish();
+      await rig.tearDown?.();
     });
   };
 

@@ -3,6 +3,7 @@
  * knock, handed over as a leg.
  */
 import type { Duplex } from "node:stream";
+import { StreamLeg } from "../carriers/stream_leg.ts";
 import { hostPort } from "../../addr.ts";
 import { MeshError, type ReasonCode } from "../../errors.ts";
 import {
@@ -15,24 +16,34 @@ import {
 } from "../../net.ts";
 import { isKnock, KNOCK_BYTES, makeKnock } from "./knock.ts";
 
+/** What an engine runs on: a socket of node:net for the portable one, a stream of the loop for the fast one. */
+export type PathLeg = Duplex | StreamLeg;
+
 /** What paths need of the kernel. */
 export interface PathSockets {
   readonly loop: Loop;
   /** Takes an open connection out of the loop, as a leg for the carrier engine. Throws MeshError if it just broke. */
-  leg(stream: MeshStream): Duplex;
+  leg(stream: MeshStream): PathLeg;
 }
 
 /** Stops what is under way; afterwards nothing is told. Safe at any time. */
 export type Cancel = () => void;
 
 /** Told once: the leg, or why there is none. */
-export type LegDone = (result: Duplex | MeshError) => void;
+export type LegDone = (result: PathLeg | MeshError) => void;
 
 export interface LegDial extends DialOptions {
   readonly to: IpPort;
   /** The node that is meant, and a key of the mesh: for the knock. */
   readonly node: string;
   readonly key: Uint8Array;
+}
+
+/** Our own address on a leg, and what is called once it is over. */
+export function watchLeg(leg: PathLeg, onOver: () => void): string | undefined {
+  if (leg instanceof StreamLeg) leg.onOver(onOver);
+  else leg.once("close", onOver);
+  return (leg as { readonly localAddress?: string }).localAddress;
 }
 
 /** Connects, knocks and hands over the connection. `done` is never called from inside this call. */
@@ -65,7 +76,8 @@ export function takeLeg(
 }
 
 /** Ends a leg with RST where it can: a FIN would hold its ports for a later attempt. */
-export function abortLeg(leg: Duplex): void {
+export function abortLeg(leg: PathLeg): void {
+  if (leg instanceof StreamLeg) return leg.abort();
   const reset = (leg as { resetAndDestroy?: () => void }).resetAndDestroy;
   leg.on("error", () => {});
   if (reset && !leg.destroyed) reset.call(leg);
@@ -109,7 +121,7 @@ export function acceptLeg(sockets: PathSockets, stream: MeshStream, accept: LegA
 }
 
 function handOver(sockets: PathSockets, stream: MeshStream, done: LegDone): void {
-  let leg: Duplex;
+  let leg: PathLeg;
   try {
     leg = sockets.leg(stream);
   } catch (cause) {

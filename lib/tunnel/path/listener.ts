@@ -7,10 +7,9 @@ import type { Clock } from "../../clock.ts";
 import { codeOf, describe, MeshError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { Accepted, IpPort, Listener } from "../../net.ts";
-import type { Duplex } from "node:stream";
 import type { Carrier, PathKind } from "../carrier.ts";
 import type { CarrierEngine } from "../carriers/engine.ts";
-import { acceptLeg, type PathSockets } from "./legs.ts";
+import { abortLeg, acceptLeg, type PathLeg, type PathSockets } from "./legs.ts";
 
 export interface ListenerLimits {
   /** Milliseconds from accept to knock: it comes with the first packet. */
@@ -25,7 +24,7 @@ export const DEFAULT_LISTENER_LIMITS: ListenerLimits = { knockMs: 3_000, perSour
 
 export interface AgentListenerOptions {
   readonly sockets: PathSockets;
-  readonly engine: CarrierEngine<Duplex>;
+  readonly engine: CarrierEngine<PathLeg>;
   readonly clock: Clock;
   readonly log: Logger;
   readonly node: string;
@@ -118,7 +117,7 @@ export class AgentListener {
     const cancel = acceptLeg(sockets, stream, { node, keys: keys() }, (leg) => {
       cancelTimer();
       if (leg instanceof MeshError) return this.#refuse(visitor);
-      visitor.stop = () => leg.destroy();
+      visitor.stop = () => abortLeg(leg);
       void this.#secure(leg, remote).finally(() => this.#left(visitor));
     });
     const cancelTimer = clock.timer(this.#limits.knockMs, () => {
@@ -143,7 +142,7 @@ export class AgentListener {
     else this.#perSource.set(visitor.ip, left);
   }
 
-  async #secure(leg: Duplex, remote: IpPort): Promise<void> {
+  async #secure(leg: PathLeg, remote: IpPort): Promise<void> {
     const { engine, log, pathFrom, onCarrier } = this.#options;
     try {
       const carrier = await engine.accept(leg, { path: pathFrom(remote.ip) });

@@ -1,5 +1,6 @@
 import "../../linux/preload.ts";
 import assert from "node:assert/strict";
+import type { Duplex } from "node:stream";
 import net from "node:net";
 import { pause, systemClock } from "../../clock.ts";
 import { MeshError } from "../../errors.ts";
@@ -50,7 +51,7 @@ async function withListener(limits: Partial<ListenerLimits>, test: (rig: Rig) =>
     new Promise((resolve, reject) => {
       dialLeg(sockets, { to: at, node, key, timeoutMs: 3000 }, (leg) => {
         if (leg instanceof MeshError) return reject(leg);
-        engine(as).then((e) => e.connect(leg, { peer: node, path: "lan" })).then((carrier) => {
+        engine(as).then((e) => e.connect(leg as Duplex, { peer: node, path: "lan" })).then((carrier) => {
           made.push(carrier);
           resolve(carrier);
         }, reject);

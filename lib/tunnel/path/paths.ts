@@ -3,7 +3,6 @@
  * tunnel's {@link PathAgent}. Talks to the servers about addresses, runs the listener, and tells `status` why a peer has
  * no direct path.
  */
-import type { Duplex } from "node:stream";
 import { type Cidr, familyOf, isPrivate, parseIp } from "../../addr.ts";
 import type { Clock } from "../../clock.ts";
 import { describe, MeshError } from "../../errors.ts";
@@ -17,7 +16,7 @@ import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
 import type { PeerStateKind } from "../peer_types.ts";
 import { type Dialable, type DialRules, type HostAddress, judge, ownCandidates, pathFrom, RANK } from "./candidates.ts";
 import { Discovery, type LanSocket } from "./discovery.ts";
-import { abortLeg, type Cancel, dialLeg, type PathSockets } from "./legs.ts";
+import { abortLeg, type Cancel, dialLeg, type PathLeg, type PathSockets, watchLeg } from "./legs.ts";
 import { AgentListener, type ListenerStats } from "./listener.ts";
 import { Puncher, type PunchServer } from "./puncher.ts";
 import { Pursuit } from "./pursuit.ts";
@@ -43,7 +42,7 @@ export interface PathsOptions {
   readonly log: Logger;
   random(): number;
   readonly relay: PathAgent;
-  readonly engine: CarrierEngine<Duplex>;
+  readonly engine: CarrierEngine<PathLeg>;
   readonly sockets: PathSockets;
   /** Keys of the mesh for the knock (SHA-256 of each authority's public key), the one in use first. */
   keys(): readonly Uint8Array[];
@@ -84,7 +83,7 @@ export class Paths implements PathAgent {
   readonly #puncher: Puncher;
   #discovery: Discovery | undefined;
   /** Connections that carry or may carry a path, and the address of ours that each was made from. */
-  readonly #legs = new Map<Duplex, string>();
+  readonly #legs = new Map<PathLeg, string>();
   readonly #peers = new Map<string, Known>();
   /** Sentences about peers without a session. */
   readonly #last = new Map<string, string>();
@@ -305,12 +304,9 @@ export class Paths implements PathAgent {
     this.#discovery?.forget(peer);
   }
 
-  #track(leg: Duplex): Duplex {
-    const own = parseIp((leg as { localAddress?: string }).localAddress ?? "");
-    if (own !== undefined) {
-      this.#legs.set(leg, own);
-      leg.once("close", () => this.#legs.delete(leg));
-    }
+  #track(leg: PathLeg): PathLeg {
+    const own = parseIp(watchLeg(leg, () => this.#legs.delete(leg)) ?? "");
+    if (own !== undefined) this.#legs.set(leg, own);
     return leg;
   }
 
@@ -362,7 +358,7 @@ export class Paths implements PathAgent {
     const { sockets, keys, engine } = this.#options;
     const key = keys()[0]!;
     let over = false;
-    let leg: Duplex | undefined;
+    let leg: PathLeg | undefined;
     const cancel = dialLeg(sockets, {
       to: target.at,
       node: peer,

@@ -1,5 +1,4 @@
 /** All rounds of hole punching of this agent: the shell around punch_round.ts. */
-import type { Duplex } from "node:stream";
 import type { Clock } from "../../clock.ts";
 import { MeshError } from "../../errors.ts";
 import type { IpPort, MeshStream } from "../../net.ts";
@@ -7,7 +6,7 @@ import type { Carrier } from "../carrier.ts";
 import type { CarrierEngine } from "../carriers/engine.ts";
 import type { ControlClient } from "../control/client.ts";
 import type { PunchMessage } from "../control/path_message.ts";
-import { abortLeg, acceptLeg, type Cancel, type PathSockets, takeLeg } from "./legs.ts";
+import { abortLeg, acceptLeg, type Cancel, type PathLeg, type PathSockets, takeLeg } from "./legs.ts";
 import { type PunchPrepare, PunchRound } from "./punch_round.ts";
 import { openPunchSockets } from "./punch_sockets.ts";
 import type { PunchResult } from "./pursuit.ts";
@@ -19,7 +18,7 @@ export interface PuncherOptions {
   readonly node: string;
   readonly clock: Clock;
   random(): number;
-  readonly engine: CarrierEngine<Duplex>;
+  readonly engine: CarrierEngine<PathLeg>;
   readonly sockets: PathSockets;
   readonly ports: readonly [number, number];
   keys(): readonly Uint8Array[];
@@ -118,8 +117,8 @@ export class Puncher {
     const { sockets, node, keys, engine } = this.#options;
     const client = node < peer;
     let over = false;
-    let leg: Duplex | undefined;
-    const onLeg = (result: Duplex | MeshError) => {
+    let leg: PathLeg | undefined;
+    const onLeg = (result: PathLeg | MeshError) => {
       if (over) return void (result instanceof MeshError || abortLeg(result));
       if (result instanceof MeshError) return done(result);
       leg = result;

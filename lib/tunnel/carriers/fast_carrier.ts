@@ -1,0 +1,255 @@
+/** A carrier of the fast engine: batches in WebSocket frames inside TLS, on a stream of the loop. */
+import type { Clock } from "../../clock.ts";
+import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
+import { type StreamHandler, WOULD_BLOCK } from "../../net.ts";
+import { TLS_SLICE, type TlsMachine } from "../../tls.ts";
+import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
+import type { DeferredWork, FastEngineOptions } from "./fast.ts";
+import type { FastWriter } from "./fast_writer.ts";
+import { BATCH_BUFFER, batchPool } from "./pool.ts";
+import type { StreamLeg } from "./stream_leg.ts";
+import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
+
+/** Reads of the whole input before other connections get their turn. */
+const ROUNDS_PER_TURN = 4;
+/** Batches kept for a handler that is not there yet; see {@link Carrier.handler}. */
+const MAX_EARLY = 4 * MAX_BATCH;
+/** How long a closed carrier waits for the other side to read our reason before the leg is cut. */
+const LINGER_MS = 1000;
+
+/** A batch behind its header, to be sealed as one. Shared: it never outlives a call. */
+const stage = new Uint8Array(BATCH_BUFFER);
+
+/** Where events go before the session takes the carrier: the setter of {@link FastCarrier.handler} replays them. */
+const nobody: CarrierHandler = { onBatch() {}, onDrain() {}, onClose() {} };
+
+export interface FastCarrierParts {
+  readonly leg: StreamLeg;
+  readonly machine: TlsMachine;
+  readonly writer: FastWriter;
+  readonly peer: PeerIdentity;
+  readonly path: PathKind;
+  readonly engine: Pick<FastEngineOptions, "clock" | "tls" | "defer">;
+}
+
+export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
+  readonly peer: PeerIdentity;
+  readonly path: PathKind;
+  readonly #leg: StreamLeg;
+  readonly #machine: TlsMachine;
+  readonly #writer: FastWriter;
+  readonly #engine: FastCarrierParts["engine"];
+  readonly #reader = new FrameReader(batchPool);
+  readonly #sink: FrameSink = {
+    onMessage: (message) => this.#message(message),
+    // SHUTDOWN is the reason of an orderly end: to the session it is an end without a fault.
+    onClose: (reason) => this.#lost(reason === "SHUTDOWN" ? undefined : reason),
+  };
+  #blocked = false;
+  #handler: CarrierHandler = nobody;
+  #early: Uint8Array[] | undefined = [];
+  #earlyBytes = 0;
+  #over = false;
+  /** Set when it ended before anybody listened. */
+  #ended: { readonly reason: ReasonCode | undefined } | undefined;
+
+  constructor(parts: FastCarrierParts) {
+    this.peer = parts.peer;
+    this.path = parts.path;
+    this.#leg = parts.leg;
+    this.#machine = parts.machine;
+    this.#writer = parts.writer;
+    this.#engine = parts.engine;
+    parts.leg.stream.handler = this;
+    // Bytes that came with the end of the handshake are in the library or announced already: nothing announces them
+    // again. Later, because whoever makes carriers is in the middle of something.
+    parts.engine.defer(this);
+  }
+
+  get handler(): CarrierHandler {
+    return this.#handler;
+  }
+
+  set handler(handler: CarrierHandler) {
+    this.#handler = handler;
+    // From the queue, not from inside the setter: the session is still in the middle of taking the carrier.
+    if (this.#early !== undefined || this.#ended !== undefined) queueMicrotask(() => this.#replay());
+  }
+
+  send(batch: Uint8Array): boolean {
+    if (this.#over) return false;
+    const header = encodeHeader(stage, batch.length);
+    stage.set(batch, header);
+    try {
+      this.#machine.seal(stage, header + batch.length);
+    } catch (error) {
+      this.#fault(codeOf(error));
+      return false;
+    }
+    if (this.#writer.flush()) return !this.#blocked;
+    this.#blocked = true;
+    return false;
+  }
+
+  close(reason: ReasonCode): void {
+    if (this.#over) return;
+    this.#stop();
+    lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, reason);
+  }
+
+  // ── from the stream ──
+
+  onOpen(): void {}
+
+  onReadable(): void {
+    this.#read();
+  }
+
+  onWritable(): void {
+    if (this.#over || !this.#writer.flush() || !this.#blocked) return;
+    this.#blocked = false;
+    this.#handler.onDrain();
+  }
+
+  onClose(reason: ReasonCode | undefined): void {
+    this.#lost(reason === undefined || reason === "RESET" ? "PEER_GONE" : reason);
+  }
+
+  /** The rest of what was there to read, after others had their turn. */
+  run(): void {
+    if (!this.#over) this.#read();
+  }
+
+  // ── inside ──
+
+  #read(): void {
+    const { input } = this.#engine.tls;
+    for (let round = 0; round < ROUNDS_PER_TURN && !this.#over; round++) {
+      if (!this.#deliver()) return;
+      const n = this.#leg.stream.read(input);
+      if (n === WOULD_BLOCK) return;
+      if (n === 0) return this.#lost("PEER_GONE");
+      for (let at = 0; at < n; at += TLS_SLICE) {
+        this.#machine.push(at, Math.min(n, at + TLS_SLICE));
+        if (!this.#deliver()) return;
+      }
+    }
+    if (!this.#over) this.#engine.defer(this);
+  }
+
+  /** Hands on what can be decrypted now; false when the carrier has ended. */
+  #deliver(): boolean {
+    try {
+      for (;;) {
+        const plain = this.#machine.pull();
+        if (plain === undefined) break;
+        this.#reader.push(plain, this.#sink);
+        if (this.#over) return false;
+      }
+      // An answer to a new key of the other side.
+      if (this.#machine.waiting && !this.#writer.flush()) this.#blocked = true;
+      if (!this.#machine.ended) return true;
+      this.#lost("PEER_GONE");
+    } catch (error) {
+      this.#fault(codeOf(error));
+    }
+    return false;
+  }
+
+  #message(message: Uint8Array): void {
+    if (this.#early === undefined) return this.#handler.onBatch(message);
+    this.#earlyBytes += message.length;
+    if (this.#earlyBytes > MAX_EARLY) throw new MeshError("LIMIT", "Batches came faster than the session was ready");
+    this.#early.push(message.slice());
+  }
+
+  /** Something is wrong with what came: the other side is told, then ours. */
+  #fault(code: ReasonCode): void {
+    if (this.#over) return;
+    this.#stop();
+    lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, code);
+    this.#tell(code);
+  }
+
+  #replay(): void {
+    const early = this.#early;
+    this.#early = undefined;
+    for (const batch of early ?? []) {
+      if (this.#over && this.#ended === undefined) return;
+      this.#handler.onBatch(batch);
+    }
+    const ended = this.#ended;
+    this.#ended = undefined;
+    if (ended) this.#handler.onClose(ended.reason);
+  }
+
+  #lost(reason: ReasonCode | undefined): void {
+    if (this.#over) return;
+    this.#stop();
+    // A carrier that broke is cut with RST: a FIN would hold its ports for a later attempt.
+    this.#leg.stream.reset("PEER_GONE");
+    this.#writer.drop();
+    this.#machine.free();
+    this.#leg.over();
+    this.#tell(reason);
+  }
+
+  #tell(reason: ReasonCode | undefined): void {
+    if (this.#early !== undefined) this.#ended = { reason };
+    else this.#handler.onClose(reason);
+  }
+
+  #stop(): void {
+    this.#over = true;
+    this.#reader.end();
+  }
+}
+
+export interface LastWords {
+  readonly leg: StreamLeg;
+  readonly machine: TlsMachine;
+  readonly writer: FastWriter;
+  readonly clock: Clock;
+}
+
+/** Tells the other side why, then ends the leg: at once when it is dead anyway, else after a moment to be read. */
+export function lastWords(parts: LastWords, reason: ReasonCode): void {
+  const { leg, machine, writer, clock } = parts;
+  const cut = () => {
+    cancel();
+    leg.stream.reset("PEER_GONE");
+    writer.drop();
+    machine.free();
+    leg.over();
+  };
+  let cancel = () => {};
+  if (leg.destroyed || reason === "PEER_GONE" || reason === "TIMEOUT") return cut();
+  try {
+    const frame = encodeClose(reason);
+    machine.seal(frame, frame.length);
+    machine.finish();
+  } catch {
+    // TLS itself broke: what waits is its alert.
+  }
+  cancel = clock.timer(LINGER_MS, cut);
+  const flush = () => {
+    if (!writer.flush()) return;
+    leg.stream.closeWrite();
+    sent = true;
+  };
+  let sent = false;
+  leg.stream.handler = {
+    onOpen() {},
+    // Nothing is read any more; bytes that stay unread would turn our end into a reset before it was read.
+    onReadable: () => {
+      for (let n = 1; n > 0;) n = leg.stream.read(discarded);
+    },
+    onWritable: () => sent || flush(),
+    onClose: cut,
+  };
+  flush();
+  leg.stream.handler.onReadable();
+}
+
+/** Bytes nobody wants. */
+const discarded = new Uint8Array(65_536);
