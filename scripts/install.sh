@@ -285,13 +285,8 @@ put() { # new, place, mode
 }
 
 make_unit() {
-  if [ "$role" = agent ]; then
-    caps="CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW"
-    families="AF_INET AF_INET6 AF_UNIX AF_NETLINK"
-  else
-    caps="CAP_NET_BIND_SERVICE"
-    families="AF_INET AF_INET6 AF_UNIX"
-  fi
+  caps=CAP_NET_BIND_SERVICE
+  [ "$role" = server ] || caps="CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW"
   cat <<EOF
 [Unit]
 Description=edgemesh $role
@@ -336,7 +331,8 @@ ProtectControlGroups=yes
 ProtectClock=yes
 ProtectHostname=yes
 ProtectProc=invisible
-RestrictAddressFamilies=$families
+# The server, too, asks netlink: glibc does for this host's addresses.
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX AF_NETLINK
 RestrictNamespaces=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes

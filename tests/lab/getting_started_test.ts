@@ -1,0 +1,143 @@
+/**
+ * What the first screen of the README promises, on hosts that know nothing: installer from a web server over TLS, a
+ * server, a token, two agents behind two NATs, `edgemesh check`, the first request. Commands and output become
+ * docs/first-request.txt when EDGEMESH_RECORD=1: that file is never typed.
+ */
+import assert from "node:assert/strict";
+import { systemClock } from "../../lib/clock.ts";
+import { startNginx } from "../../lib/lab/backends.ts";
+import { execOk } from "../../lib/lab/exec.ts";
+import { serviceYaml } from "../../lib/lab/mesh.ts";
+import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
+import type { Systemd } from "../../lib/lab/systemd.ts";
+import { tell, withMesh } from "./fixture.ts";
+import { builtCommand, fixture, longLabTest } from "./support.ts";
+import { bootNode } from "./systemd_fixture.ts";
+
+const ROOT = new URL("../..", import.meta.url).pathname;
+const RECORDING = `${ROOT}docs/first-request.txt`;
+const ARCH = Deno.build.arch === "aarch64" ? "arm64" : "amd64";
+/** What is promised, from the first command to the first answer. */
+const LIMIT_MS = 60_000;
+const SITE = "get.mesh.example.com";
+const CURL = `curl -fsSL https://${SITE}/install.sh`;
+
+longLabTest("getting started: three bare hosts, two NATs, from nothing to the first request in a minute", async () => {
+  await withMesh({ cloud: "public", defaultRoute: true, web: [] }, async (mesh) => {
+    const { topology } = mesh;
+    const [one, two] = [topology.node("edge-1"), topology.node("edge-2")];
+    await publish(topology.cloud!.host, topology.lab.dir);
+    await startNginx(two.host, { port: 8080, text: "hello from edge-2\n" });
+    await mesh.writeManifest(
+      "shop.yaml",
+      [one, two].map(({ name }) => `apiVersion: v1\nkind: Node\nmetadata: { name: ${name} }\n---\n`).join("") +
+        serviceYaml({
+          name: "web",
+          namespace: "shop",
+          clusterIP: "10.96.0.10",
+          port: 80,
+          targetPort: 8080,
+          endpoints: [{ ip: two.address, node: two.name }],
+        }),
+    );
+    await using server = await bare(await bootNode(topology.server), topology.lab.dir);
+    await using edge1 = await bare(await bootNode(one), topology.lab.dir);
+    await using edge2 = await bare(await bootNode(two), topology.lab.dir);
+    const session = new Session(topology.lab.dir);
+    const join = async (host: Systemd, more: string) => {
+      const made = await session.type(server, `edgemesh token create --node ${host.host.name}`);
+      const [, token, url, pin] = /echo (\S+) \| .* --server (\S+) --ca-pin (\S+)/.exec(made)!;
+      const flags = `--node-name ${host.host.name} --server ${url} --ca-pin ${pin} ${more}`;
+      const said = await session.type(host, `${CURL} | EDGEMESH_TOKEN=${token} sh -s - agent ${flags}`);
+      assert.match(said, /edgemesh-agent is ready/);
+    };
+
+    await session.type(server, "cat /etc/edgemesh/manifests/shop.yaml");
+    const flags = "--manifests /etc/edgemesh/manifests --url wss://mesh.example.com";
+    assert.match(await session.type(server, `${CURL} | sh -s - server ${flags}`), /edgemesh-server is ready/);
+    await join(edge1, "--set dns.integrate=auto");
+    await join(edge2, "--set dns.integrate=auto --set forward.hostPorts=8080");
+    const checked = await session.type(edge1, "edgemesh check");
+    assert.equal(await session.type(edge1, "curl http://web.shop.svc.cluster.local"), "hello from edge-2\n");
+    const ms = session.elapsedMs;
+    tell(`from the first command to the first answer: ${(ms / 1000).toFixed(1)} s`);
+    assert.ok(ms < LIMIT_MS, `${ms} ms`);
+    const checked2 = await session.type(edge2, "edgemesh check");
+    for (const text of [checked, checked2]) assert.doesNotMatch(text, /[×‼]/, text);
+    assert.match(await session.type(edge1, "edgemesh ping edge-2 -c 2"), /reply|from/);
+    await session.type(edge1, "edgemesh status");
+    const head =
+      "Recorded by `./scripts/deno task lab:install`: three hosts in network namespaces, each with its own systemd,\n" +
+      "two of them behind NATs of their own, 20 ms away from everything else.\n" +
+      `From the first command to the first answer: ${(ms / 1000).toFixed(1)} s.\n\n`;
+    if (Deno.env.get("EDGEMESH_RECORD") === "1") await Deno.writeTextFile(RECORDING, head + session.text);
+    else tell(head + session.text);
+  });
+});
+
+/** What a person types on several hosts, and what they see. */
+class Session {
+  #text = "";
+  readonly #started = systemClock.now();
+  readonly #env: Readonly<Record<string, string>>;
+
+  constructor(dir: string) {
+    this.#env = { CURL_CA_BUNDLE: `/srv/lab-ca/${dir.split("/").at(-1)}.pem`, LANG: "C.UTF-8" };
+  }
+
+  get elapsedMs(): number {
+    return systemClock.now() - this.#started;
+  }
+
+  get text(): string {
+    return this.#text;
+  }
+
+  /** Types a line on a host; what it prints. A failure is one of the test. */
+  async type(host: Systemd, line: string): Promise<string> {
+    const at = systemClock.now();
+    const { code, stdout, stderr } = await host.exec(["bash", "-c", `${line} 2>&1`], {
+      env: this.#env,
+      timeoutMs: 90_000,
+    });
+    tell(`${host.host.name}: ${line.slice(0, 60)}: ${((systemClock.now() - at) / 1000).toFixed(1)} s`);
+    // A token of a lab that is gone opens nothing, but looks as if it did.
+    const shown = `root@${host.host.name}:~# ${line}\n${stdout}${stderr}\n`.replace(
+      /(em_[a-z0-9]+)\.[a-z0-9]+/g,
+      "$1.…",
+    );
+    this.#text += shown;
+    assert.equal(code, 0, shown);
+    return stdout;
+  }
+}
+
+/** The release on a web server with a certificate, as whoever runs the mesh publishes it. */
+async function publish(host: Systemd["host"], dir: string): Promise<void> {
+  const [exe] = builtCommand();
+  const base = `https://${SITE}`;
+  await execOk([
+    `${ROOT}scripts/release.sh`,
+    "--out",
+    `${dir}/release`,
+    "--base",
+    base,
+    "--prebuilt",
+    `${ARCH}=${exe}`,
+  ]);
+  const files = ["-keyout", `${dir}/key.pem`, "-out", `${dir}/cert.pem`];
+  const name = ["-subj", `/CN=${SITE}`, "-addext", `subjectAltName=DNS:${SITE}`];
+  const kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
+  await execOk(["openssl", "req", ...kind, ...files, ...name]);
+  const argv = [...fixture("release_server"), `${dir}/release`, "203.0.113.3:443", `${dir}/cert.pem`, `${dir}/key.pem`];
+  await host.start("web", argv, { ready: { log: /listening 443/ } });
+}
+
+/** The names the hosts know, as public DNS would tell them, and the authority of the web server's certificate. */
+async function bare(host: Systemd, dir: string): Promise<Systemd> {
+  const ca = `/srv/lab-ca/${dir.split("/").at(-1)}.pem`;
+  const names = `${SERVER_ADDRESSES[0]} mesh.example.com\\n203.0.113.3 ${SITE}\\n`;
+  const line = `mkdir -p /srv/lab-ca; cat >${ca}; printf '${names}' >>/etc/hosts`;
+  await host.execOk(["sh", "-ec", line], { stdin: await Deno.readTextFile(`${dir}/cert.pem`) });
+  return host;
+}
