@@ -14,12 +14,12 @@ bin=$bin_dir/edgemesh
 kept_script=$bin_dir/edgemesh-install
 # Where this script was published; scripts/release.sh fills it in.
 published=''
-# What Deno's builds ask of the C library (the newest symbol version in them).
-min_glibc=2.27
+# The oldest C library the product is made for: RHEL 8's. Deno's builds ask for 2.27.
+min_glibc=2.28
 
 usage() {
   cat <<'EOF'
-Installs edgemesh on a Linux host with glibc 2.27 or newer, x86_64 or aarch64.
+Installs edgemesh on a Linux host with glibc 2.28 or newer, x86_64 or aarch64.
 
   install.sh server [flags of edgemesh server]
   install.sh agent --node-name edge-1 --server wss://HOST --ca-pin sha256:… --token-file FILE [more flags]
@@ -104,6 +104,7 @@ set_path() {
 }
 
 # EDGEMESH_* of the caller's environment are settings, too; a flag wins. What steers builds and tests is not one.
+# The proxy that led here leads to the server as well.
 settings_from_environment() {
   for name in $(env | sed -n 's/^\(EDGEMESH_[A-Z0-9_]*\)=.*/\1/p'); do
     case $name in
@@ -111,6 +112,11 @@ settings_from_environment() {
     esac
     printf '%s\n' "$settings" | grep -q "^$name=" || eval "setting $name \"\${$name-}\""
   done
+  [ "$role" = agent ] || return 0
+  proxy=${HTTPS_PROXY:-${https_proxy:-}}
+  except=${NO_PROXY:-${no_proxy:-}}
+  [ -z "$proxy" ] || setting HTTPS_PROXY "$proxy"
+  [ -z "$except" ] || setting NO_PROXY "$except"
 }
 
 sha256_of() { sha256sum "$1" | cut -d' ' -f1; }

@@ -1,11 +1,12 @@
 #!/bin/sh
 # Makes sure the tools for a purpose are here: need.sh demo|test. As root with apt the missing ones are installed;
-# back ends that would start services on this machine (nginx, redis) are unpacked into a cache folder instead.
+# back ends that would start services on this machine (nginx, redis) and what comes with them are unpacked into a cache
+# folder instead.
 set -eu
 purpose=${1:-demo}
 here=$(dirname "$0")
 
-commands="ip:iproute2 nft:nftables curl:curl dig:dnsutils redis-cli:redis-tools ping:iputils-ping iptables-nft:iptables openssl:openssl"
+commands="ip:iproute2 nft:nftables curl:curl dig:dnsutils iptables-nft:iptables openssl:openssl"
 [ "$purpose" = demo ] || commands="$commands shellcheck:shellcheck tcpdump:tcpdump socat:socat wrk:wrk"
 missing=
 for entry in $commands; do

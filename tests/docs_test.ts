@@ -7,6 +7,7 @@ import type { Command } from "commander";
 import { buildProgram } from "../cmd/program.ts";
 import { configPaths } from "../lib/config.ts";
 import { envName } from "../lib/config_load.ts";
+import { snippets } from "./snippets.ts";
 
 const ROOT = new URL("..", import.meta.url).pathname;
 const PROGRAM = buildProgram(() => {});
@@ -104,6 +105,24 @@ Deno.test("docs: every link leads to a file and a headline", async () => {
   assert.deepEqual(wrong, []);
 });
 
+/** Documents whose blocks are run in this order by tests/lab/readme_test.ts, on these hosts. */
+const RUN = ["README.md", "docs/getting-started.md", "docs/operations.md"];
+
+Deno.test("docs: every block that can be pasted is run by a test, or says why not; few say so", async () => {
+  const all = (await Promise.all(RUN.map(snippets))).flat();
+  assert.deepEqual(all.filter(({ how }) => how === undefined).map(({ where }) => where), []);
+  const run = all.flatMap(({ how }) => how && "run" in how ? [how.run] : []);
+  assert.deepEqual([...new Set(run)].sort(), ["edge", "server"]);
+  const lines = (runs: boolean) =>
+    all.filter(({ how }) => how !== undefined && "run" in how === runs).flatMap(({ code }) => code.split("\n")).length;
+  assert.ok(lines(true) >= 5 * lines(false), `${lines(true)} lines are run, ${lines(false)} are not`);
+  for (const file of RUN) {
+    const fences = (await Deno.readTextFile(ROOT + file)).match(/^ *```.*$/gm)!;
+    const plain = fences.filter((fence) => fence.trim() === "```").length - fences.length / 2;
+    assert.equal(plain, file === "README.md" ? 1 : 0, `${file}: only the drawing is a block without a language`);
+  }
+});
+
 /** Undefined if the command line tree has it all; `words` follow `edgemesh`. */
 function checkCall(words: readonly string[]): string | undefined {
   let command: Command = PROGRAM;
@@ -177,7 +196,7 @@ async function headlines(file: string): Promise<string[]> {
 async function documents(): Promise<string[]> {
   const top: string[] = [];
   for await (const entry of Deno.readDir(ROOT)) if (entry.name.endsWith(".md")) top.push(entry.name);
-  return [...top, ...await files(["lib", "cmd", "tests", "scripts"], /\.md$/)].sort();
+  return [...top, ...await files(["docs", "lib", "cmd", "tests", "scripts"], /\.md$/)].sort();
 }
 
 /** As named from the root, from the document's own folder, or with a folder's name left out. */

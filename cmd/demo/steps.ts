@@ -72,8 +72,9 @@ export async function trafficSteps(world: World, report: Report): Promise<void> 
     return { value: `${body} (${milliseconds(ms)})`, command: "curl http://web-edge/" };
   });
   await report.step("redis SET and GET across both NATs", async () => {
-    const set = await output(pod, ["redis-cli", "-h", "cache", "SET", "greeting", "hello"]);
-    const get = await output(pod, ["redis-cli", "-h", "cache", "GET", "greeting"]);
+    const { "redis-cli": redis } = await requireTools(["redis-cli"]);
+    const set = await output(pod, [redis, "-h", "cache", "SET", "greeting", "hello"]);
+    const get = await output(pod, [redis, "-h", "cache", "GET", "greeting"]);
     must(set === "OK" && get === "hello", `SET said ${set}, GET said ${get}`);
     return { value: "OK, hello", command: "redis-cli -h cache SET greeting hello" };
   });

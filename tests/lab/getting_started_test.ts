@@ -6,20 +6,17 @@
 import assert from "node:assert/strict";
 import { systemClock } from "../../lib/clock.ts";
 import { startNginx } from "../../lib/lab/backends.ts";
-import { execOk } from "../../lib/lab/exec.ts";
 import { serviceYaml } from "../../lib/lab/mesh.ts";
-import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
 import type { Systemd } from "../../lib/lab/systemd.ts";
 import { tell, withMesh } from "./fixture.ts";
-import { builtCommand, fixture, longLabTest } from "./support.ts";
+import { bareHost, CA_FILE, publish, SITE } from "./publish.ts";
+import { longLabTest } from "./support.ts";
 import { bootNode } from "./systemd_fixture.ts";
 
 const ROOT = new URL("../..", import.meta.url).pathname;
 const RECORDING = `${ROOT}docs/first-request.txt`;
-const ARCH = Deno.build.arch === "aarch64" ? "arm64" : "amd64";
 /** What is promised, from the first command to the first answer. */
 const LIMIT_MS = 60_000;
-const SITE = "get.mesh.example.com";
 const CURL = `curl -fsSL https://${SITE}/install.sh`;
 
 longLabTest("getting started: three bare hosts, two NATs, from nothing to the first request in a minute", async () => {
@@ -40,10 +37,10 @@ longLabTest("getting started: three bare hosts, two NATs, from nothing to the fi
           endpoints: [{ ip: two.address, node: two.name }],
         }),
     );
-    await using server = await bare(await bootNode(topology.server), topology.lab.dir);
-    await using edge1 = await bare(await bootNode(one), topology.lab.dir);
-    await using edge2 = await bare(await bootNode(two), topology.lab.dir);
-    const session = new Session(topology.lab.dir);
+    await using server = await bareHost(await bootNode(topology.server), topology.lab.dir);
+    await using edge1 = await bareHost(await bootNode(one), topology.lab.dir);
+    await using edge2 = await bareHost(await bootNode(two), topology.lab.dir);
+    const session = new Session();
     const join = async (host: Systemd, more: string) => {
       const made = await session.type(server, `edgemesh token create --node ${host.host.name}`);
       const [, token, url, pin] = /echo (\S+) \| .* --server (\S+) --ca-pin (\S+)/.exec(made)!;
@@ -58,7 +55,7 @@ longLabTest("getting started: three bare hosts, two NATs, from nothing to the fi
     await join(edge1, "--set dns.integrate=auto");
     await join(edge2, "--set dns.integrate=auto --set forward.hostPorts=8080");
     const checked = await session.type(edge1, "edgemesh check");
-    assert.equal(await session.type(edge1, "curl http://web.shop.svc.cluster.local"), "hello from edge-2\n");
+    assert.equal(await session.type(edge1, "curl -s http://web.shop.svc.cluster.local"), "hello from edge-2\n");
     const ms = session.elapsedMs;
     tell(`from the first command to the first answer: ${(ms / 1000).toFixed(1)} s`);
     assert.ok(ms < LIMIT_MS, `${ms} ms`);
@@ -79,11 +76,6 @@ longLabTest("getting started: three bare hosts, two NATs, from nothing to the fi
 class Session {
   #text = "";
   readonly #started = systemClock.now();
-  readonly #env: Readonly<Record<string, string>>;
-
-  constructor(dir: string) {
-    this.#env = { CURL_CA_BUNDLE: `/srv/lab-ca/${dir.split("/").at(-1)}.pem`, LANG: "C.UTF-8" };
-  }
 
   get elapsedMs(): number {
     return systemClock.now() - this.#started;
@@ -97,7 +89,7 @@ class Session {
   async type(host: Systemd, line: string): Promise<string> {
     const at = systemClock.now();
     const { code, stdout, stderr } = await host.exec(["bash", "-c", `${line} 2>&1`], {
-      env: this.#env,
+      env: { CURL_CA_BUNDLE: CA_FILE, LANG: "C.UTF-8" },
       timeoutMs: 90_000,
     });
     tell(`${host.host.name}: ${line.slice(0, 60)}: ${((systemClock.now() - at) / 1000).toFixed(1)} s`);
@@ -110,34 +102,4 @@ class Session {
     assert.equal(code, 0, shown);
     return stdout;
   }
-}
-
-/** The release on a web server with a certificate, as whoever runs the mesh publishes it. */
-async function publish(host: Systemd["host"], dir: string): Promise<void> {
-  const [exe] = builtCommand();
-  const base = `https://${SITE}`;
-  await execOk([
-    `${ROOT}scripts/release.sh`,
-    "--out",
-    `${dir}/release`,
-    "--base",
-    base,
-    "--prebuilt",
-    `${ARCH}=${exe}`,
-  ]);
-  const files = ["-keyout", `${dir}/key.pem`, "-out", `${dir}/cert.pem`];
-  const name = ["-subj", `/CN=${SITE}`, "-addext", `subjectAltName=DNS:${SITE}`];
-  const kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"];
-  await execOk(["openssl", "req", ...kind, ...files, ...name]);
-  const argv = [...fixture("release_server"), `${dir}/release`, "203.0.113.3:443", `${dir}/cert.pem`, `${dir}/key.pem`];
-  await host.start("web", argv, { ready: { log: /listening 443/ } });
-}
-
-/** The names the hosts know, as public DNS would tell them, and the authority of the web server's certificate. */
-async function bare(host: Systemd, dir: string): Promise<Systemd> {
-  const ca = `/srv/lab-ca/${dir.split("/").at(-1)}.pem`;
-  const names = `${SERVER_ADDRESSES[0]} mesh.example.com\\n203.0.113.3 ${SITE}\\n`;
-  const line = `mkdir -p /srv/lab-ca; cat >${ca}; printf '${names}' >>/etc/hosts`;
-  await host.execOk(["sh", "-ec", line], { stdin: await Deno.readTextFile(`${dir}/cert.pem`) });
-  return host;
 }

@@ -103,8 +103,8 @@ labTest("install: from a release on a web server; damaged, missing or changed fi
     );
     const path = { PATH: `${fake}:${Deno.env.get("PATH")}` };
     await tool("ldd", "echo 'ldd (GNU libc) 2.17'");
-    await refused([], /This system has glibc 2\.17; edgemesh needs 2\.27 or newer; try: Debian 11, /, path);
-    await tool("ldd", "echo 'ldd (Debian GLIBC 2.27-1) 2.27'");
+    await refused([], /This system has glibc 2\.17; edgemesh needs 2\.28 or newer; try: Debian 11, /, path);
+    await tool("ldd", "echo 'ldd (Debian GLIBC 2.28-1) 2.28'");
     await refused([], /No executable and no release/, path);
     await tool("ldd", "echo 'musl libc (x86_64)' >&2; exit 1");
     await refused([], /This system has no glibc/, path);
@@ -157,10 +157,14 @@ labTest("install: from a release on a web server; damaged, missing or changed fi
     const sums = await Deno.readTextFile(`${release}/SHA256SUMS`);
     const hash = /^([0-9a-f]{64}) {2}edgemesh-/m.exec(sums)![1]!;
     const args = ["agent", "--release", "http://releases.example.test/good", "--sha256", hash];
-    const { code, stderr } = await piped(args, { env: { HTTP_PROXY: `http://127.0.0.1:${port}` } });
+    const proxies = { HTTPS_PROXY: "http://proxy.example.test:3128", NO_PROXY: "10.0.0.0/8,.local" };
+    const { code, stderr } = await piped(args, { env: { HTTP_PROXY: `http://127.0.0.1:${port}`, ...proxies } });
     assert.equal(code, 0, stderr);
     assert.match(await web.log(), /^http:\/\/releases\.example\.test\/good\/edgemesh-linux-/m);
     await host.execOk(["cmp", BIN, EXE]);
+    // What leads here leads the agent to its server.
+    const written = await Deno.readTextFile(host.path("/etc/edgemesh/agent.env"));
+    for (const [name, value] of Object.entries(proxies)) assert.ok(written.includes(`${name}=${value}\n`), written);
     await host.execOk(["sh", `${BIN_DIR}/edgemesh-install`, "uninstall", "--purge"], {
       env: { INSTALL_EDGEMESH_BIN_DIR: BIN_DIR },
     });
