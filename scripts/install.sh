@@ -85,7 +85,7 @@ setting() { # name, value
   case $2 in *[!-A-Za-z0-9_./:,@%+=\[\]]*)
     # systemd and the shell read these alike in single quotes, and nothing else.
     case $2 in *"'"* | *"
-"*) die "The value of $1 holds a quote or a line break: $2" "a configuration file, $etc_dir/$role.yaml" ;; esac
+"*) die "The value of $1 holds a quote or a line break" "a configuration file, $etc_dir/$role.yaml" ;; esac
     set -- "$1" "'$2'"
     ;;
   esac
@@ -108,7 +108,8 @@ set_path() {
 settings_from_environment() {
   for name in $(env | sed -n 's/^\(EDGEMESH_[A-Z0-9_]*\)=.*/\1/p'); do
     case $name in
-      EDGEMESH_TOKEN | EDGEMESH_EXE | EDGEMESH_CACHE | EDGEMESH_RUNTIME_DIR | EDGEMESH_TEST* | EDGEMESH_LAB | EDGEMESH_BINARY | EDGEMESH_GZIP_LEVEL) continue ;;
+      EDGEMESH_TOKEN | EDGEMESH_EXE | EDGEMESH_CACHE | EDGEMESH_RUNTIME_DIR | EDGEMESH_TEST* | EDGEMESH_LAB | EDGEMESH_BINARY | \
+        EDGEMESH_GZIP_LEVEL | EDGEMESH_RECORD | EDGEMESH_KUBE* | EDGEMESH_PEERS) continue ;;
     esac
     printf '%s\n' "$settings" | grep -q "^$name=" || eval "setting $name \"\${$name-}\""
   done

@@ -56,14 +56,15 @@ export class ControlPlane implements AsyncDisposable {
       ]);
       await plane.startApi();
       plane.#spawn("kube-controller-manager", [
-        `--kubeconfig=${await plane.#adminKubeconfig()}`,
+        `--kubeconfig=${await plane.adminKubeconfig()}`,
         `--service-account-private-key-file=${folder}/sa.key`,
+        `--root-ca-file=${folder}/certs/apiserver.crt`,
         "--use-service-account-credentials=false",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
         `--secure-port=${freePorts(1)[0]}`,
         `--cert-dir=${folder}/kcm`,
-        "--controllers=endpointslice-controller,endpointslice-mirroring-controller,endpoints-controller,namespace-controller,serviceaccount-controller,garbage-collector-controller",
+        "--controllers=endpointslice-controller,endpointslice-mirroring-controller,endpoints-controller,namespace-controller,serviceaccount-controller,serviceaccount-token-controller,garbage-collector-controller",
       ]);
     } catch (error) {
       await plane[Symbol.asyncDispose]();
@@ -159,7 +160,8 @@ export class ControlPlane implements AsyncDisposable {
     await child.status;
   }
 
-  async #adminKubeconfig(): Promise<string> {
+  /** File with the administrator's kubeconfig. */
+  async adminKubeconfig(): Promise<string> {
     const path = `${this.#folder}/admin.kubeconfig`;
     const cluster = {
       server: `https://127.0.0.1:${this.port}`,
