@@ -32,7 +32,7 @@ Deno.test({
 
     const store = new MetaStore({ clock: systemClock, log: createLogger(memorySink()), layers: ["base"] });
     const source = new KubeSource({
-      api: new FetchApi(kubeconfigAccess(file), { clock: systemClock }),
+      api: new FetchApi(kubeconfigAccess(file), { clock: systemClock, address: `https://127.0.0.1:${plane.port}` }),
       layer: store.layer("base"),
       clock: systemClock,
       log: createLogger(memorySink()),
