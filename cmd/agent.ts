@@ -39,7 +39,7 @@ import { agentRoutes } from "./agent_routes.ts";
 import { agentPaths } from "./agent_paths.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
-import { makeTunnel } from "./agent_tunnel.ts";
+import { makeTunnel, type TunnelHandle } from "./agent_tunnel.ts";
 import {
   type DaemonFlags,
   openLog,
@@ -50,7 +50,7 @@ import {
   untilStopped,
 } from "./daemon.ts";
 import { reloadOnHangup } from "./reload.ts";
-import { filesSource, namedSource } from "./meta_sources.ts";
+import { filesSource, isNamed, namedSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { watchNativeProxy } from "./native_proxy.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
@@ -152,11 +152,16 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     ? undefined
     : filesSource(config.manifests, store.layer("local"), cidrs, { log });
   // A source that is named wins over the joined server; nothing is followed because it merely answers (design: source order).
-  const explicit = await namedSource(config, { layer: store.layer("base"), log, guard, node: identity.node });
-  for (const named of [local, explicit]) {
-    if (!named) continue;
-    await named.start();
-    stack.defer(() => named.stop());
+  const startNamed = async () => {
+    const named = await namedSource(config, { layer: store.layer("base"), log, guard, node: identity.node });
+    await named?.start();
+    return named;
+  };
+  let explicit = config.metadata.enabled ? await startNamed() : undefined;
+  stack.defer(() => explicit?.stop());
+  if (local) {
+    await local.start();
+    stack.defer(() => local.stop());
   }
 
   const link = openMeshLink(config, cidrs, log.child("link"));
@@ -186,66 +191,74 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
   const fast = engineChoice({ config, identity, loop, log: log.child("tunnel") });
-  const paths = agentPaths({
-    config,
-    identity,
-    loop,
-    log,
-    fast,
-    virtual: () => [...cidrs, ...facts.podCidrs],
-    onReached: (node, path) => lan.reached(node, path),
-  });
-  const tunnel: AgentTunnel = makeTunnel({
-    paths: paths.options,
-    fast,
-    config,
-    identity,
-    log,
-    source: explicit ? undefined : source,
-    onStream: (incoming) => forwarder ? forwarder.onTunnelStream(incoming) : incoming.refuse("NOT_ALLOWED"),
-    onFlow: (incoming) => forwarder ? forwarder.onTunnelFlow(incoming) : incoming.refuse("NOT_ALLOWED"),
-    onServers: (connected) => {
-      if (connected > 0) serverTried();
-      if ((connected > 0) !== online) {
-        online = connected > 0;
-        running.modeSince = clock.wall();
-      }
-    },
-  });
+  const makePaths = () =>
+    agentPaths({
+      config,
+      identity,
+      loop,
+      log,
+      fast,
+      virtual: () => [...cidrs, ...facts.podCidrs],
+      onReached: (node, path) => lan.reached(node, path),
+    });
+  let paths = makePaths();
+  const makeTunnelHere = (): TunnelHandle =>
+    makeTunnel({
+      paths: paths.options,
+      fast,
+      config,
+      identity,
+      log,
+      source,
+      follows: () => live.metadata.enabled && !isNamed(config),
+      onStream: (incoming) => forwarder ? forwarder.onTunnelStream(incoming) : incoming.refuse("NOT_ALLOWED"),
+      onFlow: (incoming) => forwarder ? forwarder.onTunnelFlow(incoming) : incoming.refuse("NOT_ALLOWED"),
+      onServers: (connected) => {
+        if (connected > 0) serverTried();
+        if ((connected > 0) !== online) {
+          online = connected > 0;
+          running.modeSince = clock.wall();
+        }
+      },
+    });
+  let tunnel = makeTunnelHere();
   let online = false;
   const native = await watchNativeProxy(log.child("forward"), () => {
     void forwarder?.setConfig(forwardConfig(live, cidrs, native.works));
   });
   stack.defer(() => native.close());
-  if (config.forward.enabled) {
-    const openFiles = raiseFileLimit().soft;
-    const maxConnections = connectionLimit(config, openFiles);
-    if (maxConnections < config.forward.maxConnections) {
-      log.warn("fewer connections than forward.maxConnections are carried at a time: open files are limited", {
-        maxConnections,
-        openFiles,
-        hint: "LimitNOFILE= in the unit, or ulimit -n",
-      });
-    }
-    forwarder = new Forwarder({
+  const openFiles = raiseFileLimit().soft;
+  const maxConnections = connectionLimit(config, openFiles);
+  if (maxConnections < config.forward.maxConnections) {
+    log.warn("fewer connections than forward.maxConnections are carried at a time: open files are limited", {
+      maxConnections,
+      openFiles,
+      hint: "LimitNOFILE= in the unit, or ulimit -n",
+    });
+  }
+  const startForwarding = () =>
+    new Forwarder({
       loop,
       clock,
       log,
-      tunnel: tunnel.manager,
+      // The tunnel may be another one by then.
+      tunnel: {
+        dial: (target, first, handler) => tunnel.tunnel.manager.dial(target, first, handler),
+        openFlow: (target, handler) => tunnel.tunnel.manager.openFlow(target, handler),
+      },
       rules: openRules(config.forward.backend, log),
       facts,
-      config: forwardConfig(config, cidrs, native.works),
+      config: forwardConfig(live, cidrs, native.works),
       options: {
         connectTimeoutMs: config.forward.connectTimeoutMs,
         udpIdleMs: config.forward.udpIdleMs,
         maxConnections,
-        accessLog: config.forward.accessLog,
+        accessLog: live.forward.accessLog,
       },
       defer: (task) => void setImmediate(task),
     });
-    const f = forwarder;
-    stack.defer(() => f.close({ keepKernelRules: false }));
-  }
+  if (config.forward.enabled) forwarder = startForwarding();
+  stack.defer(() => forwarder?.close({ keepKernelRules: false }));
 
   const running: RunningAgent = {
     get config() {
@@ -255,26 +268,36 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     store,
     source,
     local,
-    explicit,
+    get explicit() {
+      return explicit;
+    },
     guard,
     disk,
     get dns() {
       return dns;
     },
-    forwarder,
-    tunnel,
+    get forwarder() {
+      return forwarder;
+    },
+    get tunnel() {
+      return tunnel.tunnel;
+    },
     readiness,
     link: link.name,
     startedAt,
     modeSince: clock.wall(),
     facts,
     async reconfigure(next) {
+      const before = live;
       live = next;
       guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+      if (live.metadata.enabled !== before.metadata.enabled) await switchMetadata();
+      if (live.tunnel.enabled !== before.tunnel.enabled) await switchTunnel();
+      if (live.forward.enabled !== before.forward.enabled) await switchForwarding();
       forwarder?.setAccessLog(live.forward.accessLog);
       await forwarder?.setConfig(forwardConfig(live, cidrs, native.works));
       if (!live.dns.enabled) {
-        dns?.close();
+        await dns?.close();
         dns = undefined;
       } else dns ??= await startDns();
     },
@@ -304,19 +327,56 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const addresses = paths.refresh();
     if (!addresses) return;
     lan.clear();
-    tunnel.networkChanged(addresses);
+    tunnel.tunnel.networkChanged(addresses);
   }));
 
-  if (config.tunnel.enabled) {
-    tunnel.start();
-    stack.defer(clock.timer(FIRST_CONNECTION_MS, serverTried));
-    stack.defer(
-      identity.watch((body) => tunnel.servers.renew(body), () => log.debug("carriers use the new certificate")),
+  let endTunnel = () => {};
+  const startTunnel = () => {
+    tunnel.tunnel.start();
+    const tried = clock.timer(FIRST_CONNECTION_MS, serverTried);
+    const unwatch = identity.watch(
+      (body) => tunnel.tunnel.servers.renew(body),
+      () => log.debug("carriers use the new certificate"),
     );
-  }
+    endTunnel = () => {
+      tried();
+      unwatch();
+    };
+  };
+  if (config.tunnel.enabled) startTunnel();
   stack.defer(() => tunnel.close());
+  stack.defer(() => endTunnel());
   // While the first packet to the servers travels and the rules, which were left to heal, are written.
   if (config.dns.enabled) dns = await startDns();
+
+  // Each module goes and comes without the others: what they share (link, loop, snapshot) stays.
+  async function switchMetadata(): Promise<void> {
+    if (live.metadata.enabled) explicit ??= await startNamed();
+    else {
+      await explicit?.stop();
+      explicit = undefined;
+    }
+    tunnel.follow();
+  }
+  async function switchForwarding(): Promise<void> {
+    const leaving = forwarder;
+    forwarder = live.forward.enabled ? startForwarding() : undefined;
+    await leaving?.close({ keepKernelRules: false });
+    await forwarder?.update(store.snapshot);
+  }
+  async function switchTunnel(): Promise<void> {
+    if (live.tunnel.enabled) return startTunnel();
+    endTunnel();
+    await tunnel.close();
+    lan.clear();
+    // What is over cannot start again: a new one stands ready for when it is switched on.
+    paths = makePaths();
+    tunnel = makeTunnelHere();
+    if (online) {
+      online = false;
+      running.modeSince = clock.wall();
+    }
+  }
   stack.use(
     await startAdmin({ runDir: config.runDir, role: "agent", routes: agentRoutes(running, parts.setLogLevel), log }),
   );

@@ -1,4 +1,5 @@
 /** What an agent measures, read when it is scraped: the sources count anyway, so scraping costs nothing in between. */
+import { CONNECT_SECONDS } from "../lib/forward/counters.ts";
 import type { Registry } from "../lib/metrics.ts";
 import { processMetrics } from "./process_metrics.ts";
 import type { RunningAgent } from "./agent.ts";
@@ -19,7 +20,24 @@ export function collectAgentMetrics(agent: RunningAgent): Registry {
   const path = r.gauge("edgemesh_peer_path", "1 for the path in use", ["peer", "path"]);
   const peerRtt = r.gauge("edgemesh_peer_rtt_seconds", "Round trip to the peer", ["peer"]);
   const peerBytes = r.counter("edgemesh_peer_bytes_total", "Session bytes", ["peer", "direction"]);
+  const carriers = r.counter(
+    "edgemesh_peer_carriers_total",
+    "Carriers that became ready; of lan and direct: upgrades",
+    [
+      "peer",
+      "path",
+    ],
+  );
+  const punches = r.counter("edgemesh_punch_rounds_total", "Rounds of hole punching by how both NATs map", [
+    "nat",
+    "peer_nat",
+    "result",
+  ]);
+  for (const { ours, theirs, ok, rounds } of tunnel.paths?.punches ?? []) {
+    punches.set(rounds, ours, theirs, ok ? "connected" : "failed");
+  }
   for (const p of tunnel.peers) {
+    for (const [path, n] of Object.entries(p.carriers)) carriers.set(n, p.node, path);
     path.set(1, p.node, p.path ?? "none");
     if (p.rttMs !== undefined) peerRtt.set(p.rttMs / 1000, p.node);
     peerBytes.set(p.bytesReceived, p.node, "in");
@@ -43,7 +61,26 @@ export function collectAgentMetrics(agent: RunningAgent): Registry {
       "way",
       "direction",
     ]);
+    const connect = r.histogram(
+      "edgemesh_connect_duration_seconds",
+      "From a client's connection to its open endpoint",
+      CONNECT_SECONDS,
+      ["port", "way"],
+    );
+    const givenUp = r.counter("edgemesh_connections_failed_total", "Connections given up after all endpoints", [
+      "port",
+      "reason",
+    ]);
+    for (const { port, reason, count } of forward.failed) givenUp.set(count, port, reason);
+    const syncs = r.counter("edgemesh_rules_syncs_total", "Times that kernel rules were written", ["result"]);
+    syncs.set(forward.sync.done, "ok");
+    syncs.set(forward.sync.failed, "failed");
+    r.counter("edgemesh_rules_sync_seconds_total", "Time spent writing kernel rules").set(forward.sync.seconds);
+    r.gauge("edgemesh_rules_last_sync_seconds", "Time that the last writing of kernel rules took").set(
+      forward.sync.lastSeconds,
+    );
     for (const t of forward.traffic) {
+      connect.set(t.connectBuckets, t.connectSeconds, t.port, t.way);
       opened.set(t.opened, t.port, t.way);
       failed.set(t.dialFailures, t.port, t.way);
       bytes.set(t.bytesIn, t.port, t.way, "in");

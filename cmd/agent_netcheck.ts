@@ -62,7 +62,16 @@ function networkSeen({ identity, tunnel }: RunningAgent): NetworkSeen {
 
 function connectionsSeen({ forwarder, config }: RunningAgent): ConnectionsSeen {
   const status = forwarder?.status();
-  const none = { opened: 0, active: 0, dialFailures: 0, bytesIn: 0, bytesOut: 0, refused: {} };
+  const none = {
+    opened: 0,
+    active: 0,
+    dialFailures: 0,
+    bytesIn: 0,
+    bytesOut: 0,
+    connectBuckets: [],
+    connectSeconds: 0,
+    refused: {},
+  };
   return {
     connections: status?.connections ?? 0,
     traffic: status?.traffic ?? [],

@@ -151,8 +151,12 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
   return [
     {
       name: "metadata",
-      state: meta.state === "synced" ? "on" : "degraded",
-      detail: meta.state === "synced" ? `follows ${meta.from}` : meta.lastError ?? "nothing learned yet",
+      state: !config.metadata.enabled ? "off" : meta.state === "synced" ? "on" : "degraded",
+      detail: !config.metadata.enabled
+        ? "switched off in the configuration; what is known stays"
+        : meta.state === "synced"
+        ? `follows ${meta.from}`
+        : meta.lastError ?? "nothing learned yet",
     },
     {
       name: "dns",

@@ -17,8 +17,10 @@ export interface TunnelParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
   readonly log: Logger;
-  /** Takes the server's metadata; undefined where another source is followed. */
-  readonly source: ServerSource | undefined;
+  /** Takes the server's metadata. */
+  readonly source: ServerSource;
+  /** Whether it is to be followed now; not where another source is, or metadata is switched off. */
+  follows(): boolean;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
   /** The fast engine, or why there is none. */
@@ -29,14 +31,28 @@ export interface TunnelParts {
   onServers(connected: number): void;
 }
 
+/** A tunnel, and its say in what is followed. */
+export interface TunnelHandle {
+  readonly tunnel: AgentTunnel;
+  /** Follows a server's metadata, or none any more, as {@link TunnelParts.follows} says now. */
+  follow(): void;
+  /** Ends the tunnel for good. */
+  close(): Promise<void>;
+}
+
 /** Makes the tunnel of this agent; it connects when it is started. */
-export function makeTunnel(parts: TunnelParts): AgentTunnel {
+export function makeTunnel(parts: TunnelParts): TunnelHandle {
   const { config, identity, log, source } = parts;
   const links = new Map<ControlClient, MetaLink>();
 
   /** One server at a time is followed: the first connected one in the configured order, unless one is followed already. */
   const follow = () => {
-    if (!source || [...links.values()].some((link) => source.follows(link))) return;
+    const followed = [...links.values()].find((link) => source.follows(link));
+    if (!parts.follows()) {
+      if (followed) source.detach(followed);
+      return;
+    }
+    if (followed) return;
     const first = tunnel.servers.clients.map((client) => links.get(client)).find((link) => link !== undefined);
     if (first) source.attach(first);
   };
@@ -82,17 +98,25 @@ export function makeTunnel(parts: TunnelParts): AgentTunnel {
       onDown(server) {
         const link = links.get(server);
         links.delete(server);
-        if (link) source?.detach(link);
+        if (link) source.detach(link);
         follow();
         parts.onServers(links.size);
       },
       onMeta(server, message) {
         const link = links.get(server);
-        if (link) source?.receive(link, message);
+        if (link) source.receive(link, message);
       },
       onRevocations: (server, list) => void takeRevocations(server, list),
       onTime: (server, time, sentAt) => void identity.learnTime(server.url, time, sentAt),
     },
   });
-  return tunnel;
+  return {
+    tunnel,
+    follow,
+    async close() {
+      for (const link of links.values()) source.detach(link);
+      links.clear();
+      await tunnel.close();
+    },
+  };
 }

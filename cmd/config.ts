@@ -62,6 +62,18 @@ export async function configShow(flags: ConfigFlags): Promise<number> {
   return 0;
 }
 
+/** A configuration of KubeEdge's EdgeMesh as one of ours: YAML, with a comment for each line that has no place. */
+export async function configConvert(file: string, flags: { readonly output: Format }): Promise<number> {
+  const { convertEdgeMesh } = await import("./convert.ts");
+  const { config, notes } = convertEdgeMesh(await Deno.readTextFile(file), file);
+  const { stringify } = await import("yaml");
+  await printDocument({ apiVersion: STATUS_VERSION, config, notes }, flags.output, () => {
+    const comments = notes.map(({ line, path, text }) => `# ${line > 0 ? `${file}:${line}: ` : ""}${path}: ${text}`);
+    return [...comments, stringify(config).trimEnd()].join("\n");
+  });
+  return 0;
+}
+
 /** JSON Schema; YAML on request. */
 export async function configSchema(role: Role, flags: { readonly output: Format }): Promise<number> {
   const schema = configJsonSchema(role);

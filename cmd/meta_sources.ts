@@ -46,6 +46,11 @@ export interface ReadOptions {
   readonly extraLabels?: readonly string[];
 }
 
+/** Whether an agent's configuration names an API: then no server's metadata is followed. */
+export function isNamed({ kubeconfig, metaServer }: AgentConfig): boolean {
+  return kubeconfig !== undefined || metaServer.server !== undefined;
+}
+
 /** The API that an agent's configuration names; undefined: the joined server is followed. */
 export async function namedSource(
   config: AgentConfig,
@@ -117,6 +122,10 @@ export function sourceView(status: SourceStatus): SourceView {
     state: status.state,
     ...(status.lastError === undefined ? {} : { detail: status.lastError }),
     problems: status.problems.filter((p) => p.code !== "META_REFUSED").map(problemText),
+    unreadable: status.problems.flatMap(({ object, code }): SourceView["unreadable"][number][] => {
+      if (code === "SOURCE_FORBIDDEN") return [{ resource: object, why: "forbidden" }];
+      return code === "SOURCE_UNKNOWN" ? [{ resource: object, why: "unknown" }] : [];
+    }),
   };
 }
 

@@ -90,7 +90,15 @@ Deno.test("tables: services, endpoints and connections", () => {
     "5432/TCP  -            -       -       refused: none",
   ]);
   assert.equal(servicesTable([]), "no services");
-  const counters = { opened: 5, active: 1, dialFailures: 2, bytesOut: 2000, bytesIn: 10 };
+  const counters = {
+    connectBuckets: [],
+    connectSeconds: 0,
+    opened: 5,
+    active: 1,
+    dialFailures: 2,
+    bytesOut: 2000,
+    bytesIn: 10,
+  };
   const text = connectionsTable({
     connections: 1,
     max: 8192,

@@ -1,5 +1,5 @@
 /** Metrics that both roles have: the build, the memory, the snapshot. */
-import { memoryUse } from "../lib/linux/process.ts";
+import { memoryUse, processUse } from "../lib/linux/process.ts";
 import type { MetaStore } from "../lib/meta/store.ts";
 import { Registry } from "../lib/metrics.ts";
 import type { Readiness } from "../lib/readiness.ts";
@@ -18,6 +18,10 @@ export function processMetrics(process: { readonly readiness: Readiness; readonl
   const memory = memoryUse();
   r.gauge("edgemesh_memory_private_bytes", "Memory only this process has").set(memory.privateMb * 1e6);
   r.gauge("edgemesh_memory_resident_bytes", "Resident set").set(memory.rssMb * 1e6);
+  const { cpuSeconds, startedAt, descriptors } = processUse();
+  r.counter("edgemesh_process_cpu_seconds_total", "Processor time of this process").set(cpuSeconds);
+  r.gauge("edgemesh_process_start_time_seconds", "When this process started, in seconds since 1970").set(startedAt);
+  r.gauge("edgemesh_process_open_descriptors", "Open file descriptors").set(descriptors);
   r.gauge("edgemesh_ready", "1 when the process is ready").set(process.readiness.ready ? 1 : 0);
   const objects = r.gauge("edgemesh_metadata_objects", "Objects in the snapshot", ["kind"]);
   for (const kind of ["service", "slice", "node", "pod"] as const) {

@@ -67,6 +67,7 @@ Start here:
   outputs(sockets(program.command("status"))).description("Show what the agent or server on this host does and why")
     .option("--services", "only Services: each endpoint, its way and the reason")
     .option("--peers", "only peers: path, round trip, and why it is not better")
+    .option("-w, --watch [interval]", "again and again, like every 2s, until interrupted")
     .action(async (flags) => done(await (await import("./status.ts")).statusCommand(flags)));
 
   outputs(program.command("resolve <name> [type]")).description(

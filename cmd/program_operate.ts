@@ -10,6 +10,8 @@ export function addOperatingCommands(program: Command, done: (code: number) => v
     .description("Check everything this host's agent or server needs and does, with a hint per finding")
     .option("--pre", "check a host before the agent is started or installed")
     .option("--strict", "exit code 1 on warnings too")
+    .option("--category <name...>", "only these: system, network, server, agent, names, identity, mesh")
+    .option("--wait [time]", "look again until nothing fails, at most so long, like 60s")
     .option("--config <file>", "configuration for --pre, if it is not the default")
     .option("--set <path=value...>", "configuration values for --pre, like --set server=wss://HOST")
     .action(async (flags) => done(await (await import("./check/check.ts")).checkCommand(flags)));
@@ -68,6 +70,10 @@ function addConfig(program: Command, done: (code: number) => void): void {
     .option("--config <file>", "configuration file, if it is not the default")
     .option("--set <path=value...>", "values as given to the agent or server")
     .action(async (flags) => done(await (await import("./config.ts")).configShow(flags)));
+  outputs(config.command("convert <file>"))
+    .description("Convert a configuration of KubeEdge's EdgeMesh; each line that has no place here is named")
+    .addHelpText("after", "\nIt takes edgemesh-agent.yaml, edgemesh-gateway.yaml, or the ConfigMap that holds one.")
+    .action(async (file, flags) => done(await (await import("./config.ts")).configConvert(file, flags)));
   outputs(config.command("schema")).addArgument(new Argument("<role>").choices(["agent", "server"]))
     .description("JSON Schema of the configuration file, for editors")
     .action(async (role, flags) => done(await (await import("./config.ts")).configSchema(role, flags)));

@@ -11,7 +11,10 @@ import { type DaemonFlags, readConfig } from "./daemon.ts";
 export const LIVE: Readonly<Record<Role, ReadonlySet<string>>> = {
   agent: new Set([
     "log.level",
+    "metadata.enabled",
     "dns.enabled",
+    "forward.enabled",
+    "tunnel.enabled",
     "forward.accessLog",
     "forward.serviceFilterMode",
     "forward.namespaces",

@@ -7,6 +7,10 @@ export function serverHint(text: string): string {
 
 const HINTS: readonly (readonly [RegExp, string])[] = [
   [
+    /HTTP proxy/,
+    "check the proxy's address (HTTPS_PROXY, or `proxy` in the configuration) and that it lets CONNECT to the server through",
+  ],
+  [
     /connected again from/,
     "another machine runs with this node's name and key: stop it, remove its state directory, and join it under a name of its own",
   ],
@@ -19,14 +23,10 @@ const HINTS: readonly (readonly [RegExp, string])[] = [
     /getaddrinfo|EAI_|lookup|resolve/i,
     "the name does not resolve: getent hosts NAME, and the nameservers in /etc/resolv.conf",
   ],
-  [/protocol version|VERSION/, "upgrade the older of the two: edgemesh version, here and on the server host"],
+  [/(control|protocol) version|VERSION/, "upgrade the older of the two: edgemesh version, here and on the server host"],
   [
     /TLS handshake/,
     "edgemesh netcheck: it tries small packets, too, and so tells a lossy MTU from something that answers instead of the server",
-  ],
-  [
-    /HTTP proxy/,
-    "ask the proxy's operator to let CONNECT to it through, or name another one: proxy in the configuration",
   ],
   [
     /no answer|did not answer|within \d/i,

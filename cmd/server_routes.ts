@@ -9,6 +9,7 @@ import { problemText } from "../lib/meta/problems.ts";
 import { type ServerStatus, STATUS_VERSION } from "../lib/status.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
 import { commonRoutes } from "./common_routes.ts";
+import { sourceView } from "./meta_sources.ts";
 import type { RunningServer } from "./server.ts";
 import { nodeRoutes } from "./server_nodes.ts";
 import type { CreatedToken, ListedToken } from "./token.ts";
@@ -75,7 +76,9 @@ function serverStatus(server: RunningServer): ServerStatus {
   const lines = new Map(stats.relay.lines.map((line) => [line.node, line]));
   const problems = sources.flatMap((source) => {
     const status = source.status();
-    return [...(status.lastError ? [status.lastError] : []), ...status.problems.map(problemText)];
+    // A cluster without Istio is no broken cluster: kinds that are not installed are shown, and no problem.
+    const wrong = status.problems.filter((p) => p.code !== "SOURCE_UNKNOWN");
+    return [...(status.lastError ? [status.lastError] : []), ...wrong.map(problemText)];
   });
   const wall = systemClock.wall();
   return {
@@ -121,6 +124,7 @@ function serverStatus(server: RunningServer): ServerStatus {
       number: store.snapshot.version.number,
       services: store.snapshot.count("service"),
       problems,
+      ...(sources[0] ? { follows: sourceView(sources[0].status()) } : {}),
     },
   };
 }

@@ -1,7 +1,10 @@
 /** `edgemesh status`: renders the status document of the agent or server on this host. */
-import type { AgentStatus, ServerStatus, Status } from "../lib/status.ts";
+import { type AgentStatus, type ServerStatus, type Status, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall, NotRunningError } from "./admin_client.ts";
-import { bytes, duration, type Format, printDocument, table } from "./output.ts";
+import { pause } from "../lib/clock.ts";
+import { describe } from "../lib/errors.ts";
+import { bytes, duration, type Format, print, printDocument, printError, table } from "./output.ts";
+import { parsePeriod } from "./period.ts";
 
 export interface StatusFlags {
   readonly runDir: string;
@@ -9,15 +12,35 @@ export interface StatusFlags {
   readonly output: Format;
   readonly services?: boolean;
   readonly peers?: boolean;
+  /** Seconds between two looks as typed; true: the default. */
+  readonly watch?: string | true;
 }
+
+const WATCH_DEFAULT = "2s";
+/** Clears the screen and goes to its top (ECMA-48 ED, CUP). */
+const CLEAR = "\x1b[2J\x1b[H";
 
 /** 0 = fine, 1 = degraded (something is not ready or warned of), 3 = nothing is running. */
 export async function statusCommand(flags: StatusFlags): Promise<number> {
+  if (flags.watch === undefined) return await showStatus(flags);
+  const every = parsePeriod("--watch", flags.watch === true ? WATCH_DEFAULT : flags.watch);
+  for (;;) {
+    if (Deno.stdout.isTerminal() && flags.output === "text") print(CLEAR);
+    // An agent that is being restarted is worth waiting for.
+    await showStatus(flags).catch((error) => {
+      if (!(error instanceof NotRunningError)) throw error;
+      printError(describe(error));
+    });
+    await pause(every);
+  }
+}
+
+async function showStatus(flags: StatusFlags): Promise<number> {
   const status = await fetchStatus(flags);
   const view = flags.services && status.role === "agent"
-    ? { value: status.services, text: () => servicesText(status) }
+    ? { value: { apiVersion: STATUS_VERSION, services: status.services }, text: () => servicesText(status) }
     : flags.peers && status.role === "agent"
-    ? { value: status.peers, text: () => peersText(status) }
+    ? { value: { apiVersion: STATUS_VERSION, peers: status.peers }, text: () => peersText(status) }
     : { value: status, text: () => status.role === "agent" ? agentText(status) : serverText(status) };
   await printDocument(view.value, flags.output, view.text);
   return status.ready && status.warnings.length === 0 ? 0 : 1;

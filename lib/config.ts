@@ -92,7 +92,12 @@ export const AgentConfig = z.strictObject({
     "Kubernetes API to learn from instead of the server: a kubeconfig file, or in-cluster",
   ),
   metaServer,
-  metadata: z.strictObject(reading).prefault({}),
+  metadata: z.strictObject({
+    enabled: z.boolean().default(true).describe(
+      "Learn from the server, or from the API that is named; off: what is known stays as it is",
+    ),
+    ...reading,
+  }).prefault({}),
   metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9464").describe(
     "Prometheus metrics and health; off to disable",
   ),

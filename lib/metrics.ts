@@ -137,6 +137,13 @@ export class Histogram implements Metric {
     cell.sum += value;
   }
 
+  /** Takes over counts per bucket (one more than bounds) and their sum, where somebody else counts. */
+  set(counts: readonly number[], sum: number, ...labels: string[]): void {
+    const cell = this.#series.at(labels);
+    cell.counts.set(counts);
+    cell.sum = sum;
+  }
+
   lines(out: string[]): void {
     for (const [labels, cell] of this.#series.entries()) {
       const prefix = labels ? labels + "," : "";

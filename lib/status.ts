@@ -104,6 +104,8 @@ export interface SourceView {
   readonly detail?: string;
   /** What is wrong with its objects, and resources that cannot be read. */
   readonly problems: readonly string[];
+  /** Resources of an API that cannot be read: no right to, or not known there (a CRD that is not installed). */
+  readonly unreadable: readonly { readonly resource: string; readonly why: "forbidden" | "unknown" }[];
 }
 
 export interface AgentStatus extends CommonStatus {
@@ -158,6 +160,8 @@ export interface ServerStatus extends CommonStatus {
     readonly number: number;
     readonly services: number;
     readonly problems: readonly string[];
+    /** The source that is followed; none: the server has no metadata to give. */
+    readonly follows?: SourceView;
   };
 }
 

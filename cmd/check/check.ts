@@ -1,11 +1,12 @@
 /** `edgemesh check`: gathers, judges, prints one line per finding, and ends with what it all means. */
-import { systemClock } from "../../lib/clock.ts";
+import { pause, systemClock } from "../../lib/clock.ts";
 import { describe } from "../../lib/errors.ts";
 import { type Status, STATUS_VERSION } from "../../lib/status.ts";
 import { adminCall, NotRunningError } from "../admin_client.ts";
 import { configSources } from "../daemon.ts";
 import { checkConfig, problemLine } from "../../lib/config_load.ts";
 import type { AgentConfig } from "../../lib/config.ts";
+import { parsePeriod } from "../period.ts";
 import { type Format, paint, printDocument } from "../output.ts";
 import { fetchStatus } from "../status.ts";
 import { within } from "../within.ts";
@@ -20,16 +21,21 @@ export interface CheckFlags {
   readonly output: Format;
   readonly pre?: boolean;
   readonly strict?: boolean;
+  readonly category?: readonly string[];
+  /** How long as typed; true: the default. */
+  readonly wait?: string | true;
   readonly config?: string;
   readonly set?: readonly string[];
 }
 
 /** One DNS question; a resolver of this host answers in microseconds. */
 const DNS_MS = 2_000;
+const WAIT_DEFAULT = "60s";
+const WAIT_STEP_MS = 500;
 
 /** 0 = nothing failed; 1 = something did, or with --strict was warned of. */
 export async function checkCommand(flags: CheckFlags): Promise<number> {
-  const checks = flags.pre ? await preChecks(flags) : await runningChecks(flags);
+  const checks = await lookUntilGood(flags);
   const worst: CheckState = checks.some((c) => c.state === "fail")
     ? "fail"
     : checks.some((c) => c.state === "warn")
@@ -41,6 +47,19 @@ export async function checkCommand(flags: CheckFlags): Promise<number> {
     () => checkText(checks, worst),
   );
   return worst === "fail" || (worst === "warn" && flags.strict) ? 1 : 0;
+}
+
+/** One look, or with --wait as many as it takes. */
+async function lookUntilGood(flags: CheckFlags): Promise<readonly Check[]> {
+  const wanted = (check: Check) => flags.category === undefined || flags.category.includes(check.category);
+  const look = async () => (flags.pre ? await preChecks(flags) : await runningChecks(flags)).filter(wanted);
+  if (flags.wait === undefined) return await look();
+  const deadline = systemClock.now() + parsePeriod("--wait", flags.wait === true ? WAIT_DEFAULT : flags.wait);
+  for (;;) {
+    const checks = await look();
+    if (checks.every((c) => c.state !== "fail") || systemClock.now() + WAIT_STEP_MS > deadline) return checks;
+    await pause(WAIT_STEP_MS);
+  }
 }
 
 /** Lines by category, as people read them. */

@@ -1,11 +1,12 @@
 import assert from "node:assert/strict";
-import type { AgentStatus, ServerStatus } from "../../lib/status.ts";
+import type { AgentStatus, ServerStatus, SourceView } from "../../lib/status.ts";
 import { STATUS_VERSION } from "../../lib/status.ts";
 import { VERSION } from "../../lib/version.ts";
 import { checkText } from "./check.ts";
 import type { AgentFacts, Check, CheckState, HostFacts, RunningFacts, StartFacts } from "./facts.ts";
 import { writeProblem } from "./gather_host.ts";
 import { judgeRunning } from "./judge_agent.ts";
+import { judgeSource } from "./judge_source.ts";
 import { judgeHost, judgeReach, judgeStart } from "./judge_host.ts";
 import { conflicts, parseSockets } from "./sockets.ts";
 
@@ -128,7 +129,7 @@ const status: AgentStatus = {
     epoch: "e",
     number: 1,
     ageSeconds: 1,
-    follows: { kind: "server", from: "cloud", state: "synced", problems: [] },
+    follows: { kind: "server", from: "cloud", state: "synced", problems: [], unreadable: [] },
     services: 2,
     endpoints: 3,
     nodes: 2,
@@ -267,7 +268,7 @@ Deno.test("check: what to do about a server depends on what the system said", ()
   assert.match(hint("Connection refused (os error 111)"), /nothing listens/);
   assert.match(hint("Network is unreachable (os error 101)"), /no route/);
   assert.match(hint("no answer from mesh:443 within 5 s"), /firewall.*HTTPS_PROXY/);
-  assert.match(hint("the HTTP proxy 10.0.0.1:3128 did not reach mesh:443 within 5 s"), /proxy's operator/);
+  assert.match(hint("the HTTP proxy 10.0.0.1:3128 did not reach mesh:443 within 5 s"), /check the proxy's address/);
 });
 
 Deno.test("check: with one of two servers gone the agent works on", () => {
@@ -335,4 +336,23 @@ Deno.test("check: a directory that cannot be written is told from one that is st
   } finally {
     await Deno.remove(dir, { recursive: true });
   }
+});
+
+Deno.test("check: what an API does not let us read, and what it does not have", () => {
+  const view = { kind: "kube", from: "https://api", state: "synced", problems: [] };
+  const lines = (...unreadable: SourceView["unreadable"][number][]) => judgeSource({ ...view, unreadable }, "agent");
+  for (const c of lines()) says(c, "ok", /./);
+  const services = lines({ resource: "services", why: "forbidden" });
+  says(only(services, "kube-rbac"), "fail", /https:\/\/api gives no right to list and watch services/);
+  const routes = lines({ resource: "virtualservices.networking.istio.io", why: "forbidden" });
+  says(only(routes, "kube-rbac"), "warn", /virtualservices/);
+  const crds = lines({ resource: "virtualservices.networking.istio.io", why: "unknown" });
+  says(only(crds, "kube-crds"), "ok", /1 kinds are not installed.*virtualservices/);
+  const old = lines({ resource: "endpointslices.discovery.k8s.io", why: "unknown" });
+  says(only(old, "kube-kinds"), "ok", /Endpoints are read instead/);
+  const web = lines({ resource: "services", why: "unknown" });
+  says(only(web, "kube-kinds"), "fail", /does not know services/);
+  const gone = judgeSource({ ...view, state: "degraded", detail: "refused", unreadable: [] }, "mesh");
+  says(only(gone, "source"), "fail", /is not followed: refused/);
+  assert.deepEqual(judgeSource({ ...view, kind: "server", unreadable: [] }, "agent"), []);
 });

@@ -5,6 +5,7 @@ import { duration } from "../output.ts";
 import { rulesHint } from "../rules_hint.ts";
 import { serverHint } from "../server_hint.ts";
 import type { AgentFacts, Check, RunningFacts } from "./facts.ts";
+import { judgeSource } from "./judge_source.ts";
 import { fail, FEW_FILES, fewFiles, ok, warn } from "./judge_host.ts";
 
 /** Beyond it, times in certificates and logs of two machines stop making sense together. */
@@ -52,6 +53,7 @@ export function judgeRunning(facts: RunningFacts, now: number): Check[] {
     ...out,
     ...judgeRules(status, facts.agent),
     ...judgeMetadata(status, facts.agent),
+    ...judgeSource(status.metadata.follows, "agent"),
     ...judgeServers(status, facts.agent),
     ...judgeIdentity(status, facts.agent, now),
     ...judgeNames(facts.agent, facts.answer),
@@ -286,7 +288,10 @@ function judgeServer(status: ServerStatus): Check[] {
     metadata.source === "" && metadata.services === 0
       ? warn("mesh", "metadata", "the server knows no Services", "--manifests DIR, or --set kubeconfig=in-cluster")
       : ok("mesh", "metadata", `${metadata.services} Services from ${metadata.source}`),
-    ...metadata.problems.map((p) => warn("mesh", "objects", p, "correct the object; its last good state is served")),
+    ...judgeSource(metadata.follows, "mesh"),
+    ...metadata.problems.filter((p) => !/no right to list and watch|does not have this resource/.test(p)).map((p) =>
+      warn("mesh", "objects", p, "correct the object; its last good state is served")
+    ),
     status.agents.length === 0
       ? warn("mesh", "agents", "no agent is connected", "edgemesh token create prints the command that joins one")
       : ok("mesh", "agents", `${status.agents.length} agents are connected`),

@@ -10,6 +10,20 @@ export interface WayCounters {
   dialFailures: number;
   bytesOut: number;
   bytesIn: number;
+  /** Time from accept to an open endpoint: opened connections per {@link CONNECT_SECONDS}, and the sum in seconds. */
+  readonly connectBuckets: number[];
+  connectSeconds: number;
+}
+
+/** Upper bounds in seconds: a LAN answers in the first ones, a relay over a satellite in the last. */
+export const CONNECT_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5] as const;
+
+/** Notes how long one connection took to open. */
+export function countConnect(way: WayCounters, ms: number): void {
+  const seconds = ms / 1000;
+  const bucket = CONNECT_SECONDS.findIndex((bound) => seconds <= bound);
+  way.connectBuckets[bucket < 0 ? CONNECT_SECONDS.length : bucket]!++;
+  way.connectSeconds += seconds;
 }
 
 export interface PortCounters {
@@ -49,5 +63,13 @@ export function count(map: Map<ReasonCode, number>, code: ReasonCode): void {
 }
 
 function zero(): WayCounters {
-  return { opened: 0, active: 0, dialFailures: 0, bytesOut: 0, bytesIn: 0 };
+  return {
+    opened: 0,
+    active: 0,
+    dialFailures: 0,
+    bytesOut: 0,
+    bytesIn: 0,
+    connectBuckets: Array.from({ length: CONNECT_SECONDS.length + 1 }, () => 0),
+    connectSeconds: 0,
+  };
 }

@@ -86,6 +86,7 @@ export class Forwarder {
   #busy: Promise<void> | undefined;
   #problem: string | undefined;
   #repairs = 0;
+  readonly #sync = { done: 0, failed: 0, seconds: 0, lastSeconds: 0 };
   #lookMs = 0;
   #accessLog: boolean;
   #timer: CancelTimer | undefined;
@@ -146,18 +147,18 @@ export class Forwarder {
    */
   update(meta: MetaReader): Promise<void> {
     this.#meta = meta;
-    return this.#sync();
+    return this.#wanted();
   }
 
   /** The node changed: addresses, pod networks, routable subnets. */
   setFacts(facts: NodeFacts): Promise<void> {
     this.#facts = facts;
-    return this.#sync();
+    return this.#wanted();
   }
 
   setConfig(config: ForwardConfig): Promise<void> {
     this.#config = config;
-    return this.#sync();
+    return this.#wanted();
   }
 
   /** Switches the line per finished connection on or off; connections that began without one have none. */
@@ -191,6 +192,7 @@ export class Forwarder {
       synced: this.#meta?.synced ?? false,
       repairs: this.#repairs,
       problem: this.#problem,
+      sync: { ...this.#sync },
     });
   }
 
@@ -214,7 +216,7 @@ export class Forwarder {
     this.#deps.rules.close();
   }
 
-  #sync(): Promise<void> {
+  #wanted(): Promise<void> {
     if (this.#closed || !this.#meta?.synced) return Promise.resolve();
     this.#dirty = true;
     return this.#wake();
@@ -247,7 +249,17 @@ export class Forwarder {
     this.#dirty = false;
     const plan = planForwarding(this.#meta!, this.#facts, this.#config, this.#plan);
     this.#use(plan);
-    await this.#apply(plan);
+    const started = this.#deps.clock.now();
+    try {
+      await this.#apply(plan);
+      this.#sync.done++;
+    } catch (error) {
+      this.#sync.failed++;
+      throw error;
+    } finally {
+      this.#sync.lastSeconds = (this.#deps.clock.now() - started) / 1000;
+      this.#sync.seconds += this.#sync.lastSeconds;
+    }
     if (this.#problem !== undefined) this.#deps.log.info("Kernel rules are in place again");
     this.#problem = undefined;
   }

@@ -24,10 +24,22 @@ export interface ForwardStatus {
   readonly leftAlone: readonly LeftAlone[];
   /** Per Service port and way; the kernel way is not counted by the agent. */
   readonly traffic: readonly (WayCounters & { readonly port: string; readonly way: "proxy" | "tunnel" })[];
+  /** Connections given up after all attempts, per Service port and by the last reason. */
+  readonly failed: readonly { readonly port: string; readonly reason: string; readonly count: number }[];
+  readonly sync: SyncStatus;
   readonly refused: Readonly<Record<string, number>>;
   readonly inbound: WayCounters & { readonly refused: Readonly<Record<string, number>> };
   /** Addresses and endpoints that were left out, with the reason. */
   readonly notes: readonly string[];
+}
+
+/** Writing rules to the kernel. */
+export interface SyncStatus {
+  readonly done: number;
+  readonly failed: number;
+  /** All of them together, and the last one. */
+  readonly seconds: number;
+  readonly lastSeconds: number;
 }
 
 export interface StatusInput {
@@ -39,6 +51,7 @@ export interface StatusInput {
   readonly synced: boolean;
   readonly repairs: number;
   readonly problem: string | undefined;
+  readonly sync: SyncStatus;
 }
 
 export function forwardStatus(input: StatusInput): ForwardStatus {
@@ -63,6 +76,10 @@ export function forwardStatus(input: StatusInput): ForwardStatus {
     services,
     leftAlone: leftAlone(input),
     traffic,
+    failed: [...counters.ports].flatMap(([port, { failed }]) =>
+      [...failed].map(([reason, count]) => ({ port, reason, count }))
+    ),
+    sync: input.sync,
     refused: Object.fromEntries(counters.refused),
     inbound: { ...counters.inbound, refused: Object.fromEntries(counters.inboundRefused) },
     notes,

@@ -9,7 +9,7 @@ import type { ReasonCode } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { Accepted, Dialer, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import { type Connections, type Tracked } from "./connections.ts";
-import { count, type Counters } from "./counters.ts";
+import { count, countConnect, type Counters } from "./counters.ts";
 import { EarlyBytes, unseen } from "./early.ts";
 import type { NodeFacts } from "./facts.ts";
 import { FirstRequest } from "./first_request.ts";
@@ -214,6 +214,7 @@ class Connection implements Tracked, StreamHandler {
     const way = this.#way(slot);
     way.opened++;
     way.active++;
+    countConnect(way, this.#deps.clock.now() - this.#started);
     this.#deps.picker.opened(this.#found.port, slot);
     const client = this.#accepted!.stream;
     if (!this.#deps.accessLog) this.#accepted = undefined;

@@ -21,6 +21,9 @@ export class PathEvents {
   readonly #ring: PathEvent[] = [];
   #next = 0;
 
+  /** Carriers that became ready, by path, since the peer is known. */
+  readonly carriers: Record<PathKind, number> = { lan: 0, direct: 0, relay: 0 };
+
   constructor(clock: Clock) {
     this.#clock = clock;
   }
@@ -35,6 +38,12 @@ export class PathEvents {
     };
     this.#ring[this.#next] = event;
     this.#next = (this.#next + 1) % MAX_PATH_EVENTS;
+  }
+
+  /** A carrier is ready. */
+  ready(path: PathKind): void {
+    this.carriers[path]++;
+    this.add("note", { path, text: "carrier ready" });
   }
 
   /** Oldest first. */

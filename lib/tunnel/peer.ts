@@ -145,7 +145,7 @@ export class Peer {
     this.#best = { rank: RANK[carrier.path], at: now };
     const session = state.kind === "idle" ? this.#begin() : state.session;
     this.#identity!.keyHash = keyHash;
-    this.#events.add("note", { path: carrier.path, text: "carrier ready" });
+    this.#events.ready(carrier.path);
     this.#hopeful = true;
     session.attach(carrier);
   }
@@ -201,6 +201,7 @@ export class Peer {
       bytesReceived: stats?.received ?? 0,
       lastError: this.#lastError,
       events: this.#events.list(),
+      carriers: this.#events.carriers,
     };
   }
 

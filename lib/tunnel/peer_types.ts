@@ -57,4 +57,6 @@ export interface PeerStatus {
   readonly bytesReceived: number;
   readonly lastError: string | undefined;
   readonly events: readonly PathEvent[];
+  /** Carriers that became ready, by path, since the peer is known: more than one of `direct` is an upgrade or its return. */
+  readonly carriers: Readonly<Record<PathKind, number>>;
 }

@@ -18,7 +18,7 @@ import { type Dialable, type DialRules, type HostAddress, judge, ownCandidates, 
 import { Discovery, type LanSocket } from "./discovery.ts";
 import { abortLeg, type Cancel, dialLeg, type PathLeg, type PathSockets, watchLeg } from "./legs.ts";
 import { AgentListener, type ListenerStats } from "./listener.ts";
-import { Puncher, type PunchServer } from "./puncher.ts";
+import { Puncher, type PunchOutcome, type PunchServer } from "./puncher.ts";
 import { Pursuit } from "./pursuit.ts";
 import { ask } from "./punch_sockets.ts";
 import { Race } from "./race.ts";
@@ -194,8 +194,8 @@ export class Paths implements PathAgent {
   }
 
   /** Port, visitors and refusals of the listener. */
-  status(): { readonly port: number; readonly listener: ListenerStats } {
-    return { port: this.#listener.port, listener: this.#listener.stats() };
+  status(): { readonly port: number; readonly listener: ListenerStats; readonly punches: readonly PunchOutcome[] } {
+    return { port: this.#listener.port, listener: this.#listener.stats(), punches: this.#puncher.outcomes };
   }
 
   // ── news ──

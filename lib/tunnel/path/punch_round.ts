@@ -13,7 +13,7 @@ import type { CancelTimer, Clock, MonoMs } from "../../clock.ts";
 import { MeshError, type ReasonCode } from "../../errors.ts";
 import type { IpPort, MeshStream } from "../../net.ts";
 import type { Carrier } from "../carrier.ts";
-import type { PunchMessage } from "../control/path_message.ts";
+import type { Mapping, PunchMessage } from "../control/path_message.ts";
 import type { Cancel } from "./legs.ts";
 import type { PunchResult } from "./pursuit.ts";
 
@@ -69,7 +69,13 @@ export interface PunchHost {
   /** Knock and TLS in our role; the peer that is meant is verified. */
   secure(stream: MeshStream, done: (result: Carrier | MeshError) => void): Cancel;
   /** The end; nothing of the round is left open but the carrier. */
-  done(result: PunchResult): void;
+  done(result: PunchResult, nats: PunchNats): void;
+}
+
+/** How the two NATs map, as far as the round found out. */
+export interface PunchNats {
+  readonly ours: Mapping;
+  readonly theirs: Mapping;
 }
 
 export class PunchRound {
@@ -252,7 +258,7 @@ export class PunchRound {
 
   #end(result: PunchResult): void {
     this.#clear();
-    this.#host.done(result);
+    this.#host.done(result, { ours: this.#go?.mapping ?? "unknown", theirs: this.#go?.peerMapping ?? "unknown" });
   }
 
   #clear(): void {

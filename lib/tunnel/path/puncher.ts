@@ -31,9 +31,19 @@ export interface PuncherOptions {
 /** The server that coordinates a round. */
 export type PunchServer = Pick<ControlClient, "sendPath" | "ends" | "rttMs" | "clockOffsetMs" | "askTime">;
 
+export interface PunchOutcome {
+  /** `same`, `steps`, `varies` or `unknown`. */
+  readonly ours: string;
+  readonly theirs: string;
+  readonly ok: boolean;
+  readonly rounds: number;
+}
+
 export class Puncher {
   readonly #options: PuncherOptions;
   readonly #rounds = new Map<PunchServer, Map<number, PunchRound>>();
+  /** `ours theirs result` → rounds; at most 4 × 4 × 2 keys. */
+  readonly #outcomes = new Map<string, number>();
   #size = 0;
 
   constructor(options: PuncherOptions) {
@@ -49,6 +59,14 @@ export class Puncher {
   /** Rounds under way. */
   get size(): number {
     return this.#size;
+  }
+
+  /** How rounds went, by how the two NATs map. */
+  get outcomes(): readonly PunchOutcome[] {
+    return [...this.#outcomes].map(([key, rounds]) => {
+      const [ours, theirs, result] = key.split(" ") as [string, string, PunchResult["kind"]];
+      return { ours, theirs, ok: result === "carrier", rounds };
+    });
   }
 
   /** Ends the rounds with a peer. */
@@ -92,7 +110,9 @@ export class Puncher {
       },
       send: (message) => void server.sendPath(message),
       secure: (stream, done) => this.#secure(peer, stream, done),
-      done: (result) => {
+      done: (result, { ours, theirs }) => {
+        const key = `${ours} ${theirs} ${result.kind}`;
+        this.#outcomes.set(key, (this.#outcomes.get(key) ?? 0) + 1);
         this.#over(server, id);
         this.#options.onResult(peer, result);
       },
