@@ -66,7 +66,7 @@ export async function configShow(flags: ConfigFlags): Promise<number> {
 export async function configConvert(file: string, flags: { readonly output: Format }): Promise<number> {
   const { convertEdgeMesh } = await import("./convert.ts");
   const { config, notes } = convertEdgeMesh(await Deno.readTextFile(file), file);
-  const { stringify } = await import("yaml");
+  const { stringify } = await import("../lib/yaml.ts");
   await printDocument({ apiVersion: STATUS_VERSION, config, notes }, flags.output, () => {
     const comments = notes.map(({ line, path, text }) => `# ${line > 0 ? `${file}:${line}: ` : ""}${path}: ${text}`);
     return [...comments, stringify(config).trimEnd()].join("\n");
