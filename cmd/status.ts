@@ -67,7 +67,7 @@ export function agentText(s: AgentStatus): string {
   const m = s.metadata;
   out.push(
     `metadata  ${m.services} services, ${m.endpoints} endpoints, ${m.nodes} nodes from ${m.source || "nowhere yet"}` +
-      (m.source ? `, ${m.ageSeconds === 0 ? "current" : `${duration(m.ageSeconds)} old`}` : ""),
+      (m.source ? `, ${m.follows.state === "synced" ? "current" : `${duration(m.ageSeconds)} old`}` : ""),
   );
   if (m.local) out.push(`          ${m.local.from} wins over it: ${m.local.detail ?? m.local.state}`);
   out.push(`paths     ${s.tlsEngine} TLS engine (${s.tlsDetail})`);

@@ -102,10 +102,20 @@ labTest("every source: a Service appears, changes its endpoint and goes; by addr
       };
       await Deno.writeTextFile(topology.server.host.path("/etc/edgemesh/kubeconfig"), kubeconfig("https", exec));
       await mesh.stopServer();
-      await mesh.startServer({ manifests: false, flags: ["--set", "kubeconfig=/etc/edgemesh/kubeconfig"] });
+      await Deno.writeTextFile(
+        topology.server.host.path("/etc/edgemesh/server.yaml"),
+        "kubeconfig: /etc/edgemesh/kubeconfig\nmetadata: { scopes: [{ nodes: [edge-*], namespaces: [default] }] }\n",
+      );
+      await mesh.startServer({ manifests: false, flags: ["--config", "/etc/edgemesh/server.yaml"] });
       await restart();
+      await api.put(SERVICES, kubeService("hidden", "10.96.0.99", "shop"));
       await life(mesh, api, /^server:/);
-      assert.match((await mesh.serverStatus()).metadata.source, /^kube:/);
+      const { metadata } = await mesh.serverStatus();
+      assert.match(metadata.source, /^kube:/);
+      // Another namespace is none of this node's business (metadata.scopes).
+      const { stdout } = await node.host.execOk(["dig", "@169.254.96.16", "hidden.shop.svc.cluster.local"]);
+      assert.match(stdout, /status: NXDOMAIN/);
+      assert.equal(metadata.services, 1, "the server knows it");
       await api.stop();
     });
   });
@@ -173,6 +183,7 @@ async function startApi(on: LabNode, kind: "apiserver" | "metaserver", options: 
     status: { addresses: [{ type: "InternalIP", address: node.address }] },
   });
   return {
+    put,
     async serve(pod: Pod) {
       const slice = kubeSlice("web-1", "web", [pod.ip], "default");
       const endpoints = (slice.endpoints as Record<string, unknown>[]).map((e) => ({ ...e, nodeName: pod.node.name }));
