@@ -4,7 +4,7 @@ import { until } from "../../lib/lab/exec.ts";
 import { serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import { startAll, tell, withMesh } from "./fixture.ts";
-import { labTest } from "./support.ts";
+import { labTest, longLabTest } from "./support.ts";
 import { askUdp, startUdpPeer, startWho, type UdpAnswer, type UdpRun } from "./udp_peers.ts";
 
 const NEAR = "10.96.0.10";
@@ -20,6 +20,8 @@ const BURST = { size: 1200, count: 2_200 } as const;
 /** What a burst may cost beside the queues themselves (256 KiB on either side): buffers that the engine grows for it. */
 const BURST_MEMORY = 16_000_000;
 const IDLE_MS = 2_000;
+/** Datagrams a second over a long way: what the relay's TCP carries from its first round trips on. */
+const LONG_WAY_RATE = 200;
 
 labTest("UDP Services: sizes, sources, late answers, bursts, idle flows and endpoints that go", async (t) => {
   await withMesh({ cloud: "none", podsPerNode: 2, web: [] }, async (mesh) => {
@@ -137,6 +139,28 @@ labTest("UDP at 20 ms and 2 % loss: what is delivered, how late and how much", a
     }
   });
 });
+
+for (
+  const { oneWayMs, count, test } of [
+    { oneWayMs: 150, count: 1_600, test: labTest },
+    { oneWayMs: 150, count: 10_000, test: longLabTest },
+    { oneWayMs: 500, count: 10_000, test: longLabTest },
+  ]
+) {
+  test(`B02: ${count} datagrams of 4 to 65 000 bytes and their answers at ${2 * oneWayMs} ms and more`, async () => {
+    await withMesh({ cloud: "none", web: [], oneWayDelayMs: oneWayMs }, async (mesh) => {
+      const { topology } = mesh;
+      const [client, far] = [topology.pod("edge-1-pod-1"), topology.pod("edge-2-pod-1")];
+      await mesh.writeManifest("far.yaml", udpService("far", FAR, [far]));
+      await startUdpPeer(far.host, far.name, TARGET);
+      await startAll(mesh);
+      const run = await askUdp<UdpRun>(client.host, "mixed", FAR, PORT, count, LONG_WAY_RATE);
+      tell(`${run.received} of ${run.sent}, p50 ${run.p50} ms, p99 ${run.p99} ms, ${run.kbitPerSecond} kbit/s`);
+      assert.deepEqual([run.received, run.duplicates, run.wrong], [count, 0, 0]);
+      assert.ok(run.p50 >= 2 * oneWayMs, `p50 ${run.p50} ms: the way was not long`);
+    });
+  });
+}
 
 function udpService(name: string, clusterIP: string, pods: readonly Pod[]): string {
   return serviceYaml({
