@@ -25,7 +25,7 @@ const BULK_RATE = "4M";
 const UDP = { size: 400, perSecond: 200, runMs: 20_000 } as const;
 /** Requests a second of each paced load; each is a connection of its own. */
 const PACE = 40;
-/** What a second half may hold more than the first: the noise of one collection of garbage. */
+/** What the end may hold more than the middle: the noise of one collection of garbage. */
 const MEMORY_NOISE = 4_000_000;
 /** Descriptors are counted while connections come and go. */
 const OPEN_NOISE = 24;
@@ -152,7 +152,7 @@ async function watch(watched: ReadonlyMap<string, HostProcess>, samples: Map<str
   }
 }
 
-/** The first fifth warms up; the second is compared with the last. */
+/** Memory settles in the first minutes; the last fifth is compared with the middle one. */
 function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
   let bad = 0;
   say(`${minutes} minutes`);
@@ -161,16 +161,11 @@ function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
     if (failed > 0 && name !== "moving") bad++;
   }
   for (const [name, all] of samples) {
-    const fifth = Math.floor(all.length / 5);
-    const [early, late] = [all.slice(fifth, 2 * fifth), all.slice(-fifth)];
-    const memory = [early, late].map((part) => median(part.map((s) => s.memory))) as [number, number];
-    const files = [early, late].map((part) => Math.max(...part.map((s) => s.files))) as [number, number];
-    const most = Math.max(...all.map((s) => s.memory));
-    say(
-      `  ${name.padEnd(7)} private ${mb(memory[0])} → ${mb(memory[1])} MB (most ${mb(most)}), ` +
-        `descriptors ${files[0]} → ${files[1]}`,
-    );
-    if (memory[1] > memory[0] + MEMORY_NOISE || files[1] > files[0] + OPEN_NOISE) bad++;
+    const parts = [0, 1, 2, 3, 4].map((i) => all.slice(i * all.length / 5, (i + 1) * all.length / 5));
+    const memory = parts.map((part) => median(part.map((s) => s.memory)));
+    const files = parts.map((part) => Math.max(...part.map((s) => s.files)));
+    say(`  ${name.padEnd(7)} private MB by fifths ${memory.map(mb).join(" ")}, most descriptors ${files.join(" ")}`);
+    if (memory[4]! > memory[2]! + MEMORY_NOISE || files[4]! > files[2]! + OPEN_NOISE) bad++;
   }
   say(bad === 0 ? "flat" : "NOT flat, or something failed");
   if (bad > 0) Deno.exitCode = 1;

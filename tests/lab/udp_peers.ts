@@ -21,6 +21,8 @@ export interface UdpRun {
   readonly duplicates: number;
   /** Of another size, or with a number that nobody sent. */
   readonly wrong: number;
+  /** Number of the last one that did not come back; -1: all came. */
+  readonly lastLost: number;
   readonly first: number;
   readonly last: number;
   /** Round trips in milliseconds. */

@@ -27,8 +27,12 @@ const MAX_CHANNELS = 256;
 const QUANTUM = 16_384;
 /** Sum of the windows granted on one connection: beyond it no window grows. The server allows twice as much. */
 const MAX_WINDOWS = 32 * 1024 * 1024;
-/** A window of which half is used up faster than the slowest way we care for goes and comes back may be what limits it. */
-const SLOW_ROUND_TRIP_MS = 400;
+/**
+ * A window that is granted anew more often than this may be what limits its channel: two grants go out per round trip,
+ * and the slowest way we care for, over satellites on both sides, takes 2 s. A sender that is never stopped by it can
+ * have that much waiting on the way, which is how long datagrams may wait anyway (DATAGRAM_STALE_MS).
+ */
+const STARVED_MS = 1_200;
 
 export interface ChannelTableOptions {
   /** Puts a frame on the connection, which owns it from now on; false = congested until {@link ChannelTable.drained}. */
@@ -193,7 +197,7 @@ export class ChannelTable {
     // Only permission grows here, and never holds a session back: what is on the way at once is for the session's own
     // windows to say, which know the round trip.
     const now = this.#options.now();
-    const busy = now - channel.grantedAt < SLOW_ROUND_TRIP_MS;
+    const busy = now - channel.grantedAt < STARVED_MS;
     if (busy && channel.window < MAX_WINDOW && this.#windows + channel.window <= MAX_WINDOWS) {
       this.#windows += channel.window;
       channel.owed += channel.window;

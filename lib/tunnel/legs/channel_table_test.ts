@@ -153,7 +153,7 @@ Deno.test("a window grows while half of it is used up within a slow round trip, 
   const [a, b] = await mesh.pair();
   collect(b);
   for (let i = 0; i < 10; i++) {
-    mesh.now += 400;
+    mesh.now += 1_200;
     a.write(Buffer.alloc(INITIAL_WINDOW / 2));
     await mesh.settle();
   }
