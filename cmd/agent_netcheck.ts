@@ -1,5 +1,6 @@
 /** Admin routes behind `edgemesh netcheck` and `edgemesh connections`: what the running agent sees of the network. */
 import type { AdminRoute } from "../lib/admin.ts";
+import type { SeenConnection } from "../lib/forward/connections.ts";
 import type { ForwardStatus } from "../lib/forward/status.ts";
 import type { IpPort } from "../lib/net.ts";
 import type { RunningAgent } from "./agent.ts";
@@ -28,7 +29,12 @@ export interface NetworkSeen {
 
 export interface ConnectionsSeen extends Pick<ForwardStatus, "connections" | "traffic" | "inbound" | "refused"> {
   readonly max: number;
+  /** The oldest open ones, at most {@link MAX_LISTED}. */
+  readonly open: readonly SeenConnection[];
 }
+
+/** More than a person reads; all are in the numbers. */
+const MAX_LISTED = 500;
 
 export function networkRoutes(agent: RunningAgent): AdminRoute[] {
   return [
@@ -78,5 +84,6 @@ function connectionsSeen({ forwarder, config }: RunningAgent): ConnectionsSeen {
     inbound: status?.inbound ?? none,
     refused: status?.refused ?? {},
     max: config.forward.maxConnections,
+    open: forwarder?.connections(MAX_LISTED) ?? [],
   };
 }

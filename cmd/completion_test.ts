@@ -22,7 +22,7 @@ Deno.test("completion: bash offers commands, subcommands, options and choices", 
   }
   assert.ok(!top.includes("lab-delay"), "hidden commands stay hidden");
   assert.deepEqual(await offered(["edgemesh", "sta"]), ["status"]);
-  assert.deepEqual((await offered(["edgemesh", "config", ""])).slice(0, 3), ["validate", "show", "schema"]);
+  assert.deepEqual((await offered(["edgemesh", "config", ""])).slice(0, 4), ["validate", "show", "convert", "schema"]);
   assert.deepEqual(await offered(["edgemesh", "config", "schema", "s"]), ["server"]);
   assert.deepEqual(await offered(["edgemesh", "status", "-o", ""]), ["text", "json", "yaml"]);
   assert.deepEqual(await offered(["edgemesh", "ping", "--no"]), ["--no-until-direct"]);

@@ -55,7 +55,9 @@ function addTables(program: Command, done: (code: number) => void): void {
     .description("List a Service's endpoints: node, way and why; exit code 1 when there is none")
     .action(async (name, flags) => done(await (await import("./services.ts")).endpointsCommand(name, flags)));
   outputs(sockets(program.command("connections"), "agent"))
-    .description("Show what the agent carries, per Service and way")
+    .description(
+      "Show the connections that the agent carries (who, Service, endpoint, way, age, bytes), and sums per Service",
+    )
     .action(async (flags) => done(await (await import("./services.ts")).connectionsCommand(flags)));
 }
 

@@ -2,7 +2,7 @@
 import { type AgentStatus, type ServiceStatus, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall } from "./admin_client.ts";
 import type { ConnectionsSeen } from "./agent_netcheck.ts";
-import { bytes, type Format, printDocument, table } from "./output.ts";
+import { bytes, duration, type Format, printDocument, table } from "./output.ts";
 import { fetchStatus } from "./status.ts";
 
 export interface TableFlags {
@@ -78,7 +78,20 @@ export function connectionsTable(seen: ConnectionsSeen): string {
     bytes(c.bytesIn),
     bytes(c.bytesOut),
   ];
+  const open = seen.open.map((c) => [
+    c.client,
+    c.service,
+    c.endpoint,
+    c.node ?? "-",
+    c.way,
+    duration(c.ageSeconds),
+    bytes(c.bytesOut),
+    bytes(c.bytesIn),
+  ]);
   const out = [
+    ...(open.length === 0
+      ? []
+      : [table([["CLIENT", "SERVICE", "ENDPOINT", "NODE", "WAY", "AGE", "OUT", "IN"], ...open]), ""]),
     `${seen.connections} of at most ${seen.max} connections; the kernel way is carried and counted by the kernel alone`,
     table([
       ["SERVICE", "WAY", "ACTIVE", "OPENED", "FAILED", "IN", "OUT"],

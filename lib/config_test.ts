@@ -39,7 +39,7 @@ Deno.test("loadConfig reads lists from the environment separated by commas, also
   assert.deepEqual(two.server, ["wss://a.example", "wss://b.example:8443"]);
 });
 
-Deno.test("loadConfig reports every problem at once with path, place and suggestion", () => {
+Deno.test("T41: loadConfig reports every problem at once with path, place and suggestion", () => {
   const error = failure(() =>
     loadConfig("agent", {
       flags: { "mesh.address": "010.0.0.1" },
@@ -67,7 +67,7 @@ Deno.test("loadConfig names the line of broken YAML", () => {
   assert.match(error.message, /a\.yaml:[23]: /);
 });
 
-Deno.test("loadConfig refuses keys that would change objects and bounds alias bombs", () => {
+Deno.test("T41: loadConfig refuses keys that would change objects and bounds alias bombs", () => {
   failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: "__proto__: { admin: true }\n" } }));
   failure(() => loadConfig("agent", { flags: { "constructor.prototype.x": 1 }, env: {} }));
   assert.equal(({} as { admin?: boolean }).admin, undefined);
@@ -127,4 +127,13 @@ Deno.test("loadConfig refuses two sources on an agent, and what is no address of
   }
   const { metaServer } = loadConfig("agent", { ...none, flags: { "metaServer.server": "http://[::1]:10550" } }).config;
   assert.equal(metaServer.security.tlsCertFile, "/etc/edgemesh/metaserver/server.crt");
+});
+
+Deno.test("T41: a path in the configuration is absolute and leaves no folder it names", () => {
+  for (const key of ["stateDir", "runDir", "manifests", "dns.resolvConf", "metaServer.security.tlsCaFile"]) {
+    for (const bad of ["../etc/shadow", "/etc/edgemesh/../shadow", "relative/file"]) {
+      const error = failure(() => loadConfig("agent", { flags: { [key]: bad }, env: {} }));
+      assert.match(error.message, /must be an absolute path without '\.\.'/, `${key}=${bad}`);
+    }
+  }
 });

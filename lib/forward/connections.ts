@@ -10,6 +10,24 @@ export interface Tracked {
   /** Its own limit instead of the policy's `idleMs`; datagram flows have no other end. */
   readonly idleMs?: number;
   reset(code: ReasonCode): void;
+  /** For who asks what is open; undefined while it has no endpoint yet. */
+  seen?(): SeenConnection | undefined;
+}
+
+/** One open connection, for people. */
+export interface SeenConnection {
+  /** The client's address, or the node it came from through the tunnel. */
+  readonly client: string;
+  /** `namespace/service:port`. */
+  readonly service: string;
+  readonly endpoint: string;
+  /** Node of the endpoint, where it has one. */
+  readonly node?: string;
+  readonly way: "kernel" | "proxy" | "tunnel" | "inbound";
+  readonly ageSeconds: number;
+  /** Towards the endpoint, and back. */
+  readonly bytesOut: number;
+  readonly bytesIn: number;
 }
 
 export interface IdlePolicy {
@@ -79,6 +97,17 @@ export class Connections {
   /** The connections there are now. */
   values(): Iterable<Tracked> {
     return this.#all;
+  }
+
+  /** Those that are open, the oldest first, at most `max`. */
+  seen(max: number): SeenConnection[] {
+    const out: SeenConnection[] = [];
+    for (const connection of this.#all) {
+      if (out.length >= max) break;
+      const seen = connection.seen?.();
+      if (seen) out.push(seen);
+    }
+    return out;
   }
 
   close(code: ReasonCode): void {

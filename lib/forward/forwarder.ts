@@ -9,7 +9,7 @@ import type { Logger } from "../log.ts";
 import type { MetaReader } from "../meta/model.ts";
 import type { DatagramDialer, Dialer, IpPort, Listener, Loop } from "../net.ts";
 import { Admission } from "./admission.ts";
-import { Connections, DEFAULT_IDLE, type IdlePolicy } from "./connections.ts";
+import { Connections, DEFAULT_IDLE, type IdlePolicy, type SeenConnection } from "./connections.ts";
 import { Counters } from "./counters.ts";
 import type { ForwardConfig, NodeFacts } from "./facts.ts";
 import { FrontendIndex } from "./frontends.ts";
@@ -175,6 +175,11 @@ export class Forwarder {
   onTunnelFlow(incoming: IncomingFlow): void {
     if (this.#closed) incoming.refuse("SHUTDOWN");
     else this.#incoming.flow(incoming);
+  }
+
+  /** Open connections, the oldest first: what `edgemesh connections` lists. */
+  connections(max: number): SeenConnection[] {
+    return this.#connections.seen(max);
   }
 
   /** The plan in force: what `resolve` explains. */

@@ -14,7 +14,7 @@ import type {
   StreamHandler,
   UdpSocket,
 } from "../net.ts";
-import type { Connections, Tracked } from "./connections.ts";
+import type { Connections, SeenConnection, Tracked } from "./connections.ts";
 import { count, type Counters } from "./counters.ts";
 import { authorize, type InboundPolicy } from "./inbound.ts";
 import { join, type Joined, type SocketLoop } from "./join.ts";
@@ -112,6 +112,7 @@ class InboundStream implements Tracked {
   readonly #deps: IncomingDeps;
   readonly #incoming: IncomingStream;
   readonly #dial: IpPort;
+  readonly #started: number;
   #dialled: MeshStream | undefined;
   #pipe: Joined | undefined;
   #over = false;
@@ -120,6 +121,7 @@ class InboundStream implements Tracked {
     this.#deps = deps;
     this.#incoming = incoming;
     this.#dial = dial;
+    this.#started = deps.clock.now();
   }
 
   get bytes(): number {
@@ -128,6 +130,20 @@ class InboundStream implements Tracked {
 
   get halfClosed(): boolean {
     return this.#pipe?.halfClosed ?? false;
+  }
+
+  seen(): SeenConnection | undefined {
+    if (!this.#pipe) return undefined;
+    const { target, from } = this.#incoming;
+    return {
+      client: `node ${from.node}`,
+      service: `${target.namespace}/${target.service}:${target.port}`,
+      endpoint: hostPort(this.#dial),
+      way: "inbound",
+      ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
+      bytesOut: this.#pipe.forward,
+      bytesIn: this.#pipe.backward,
+    };
   }
 
   start(): void {

@@ -7,8 +7,8 @@ import { cidrContains, hostPort } from "../addr.ts";
 import type { CancelTimer, Clock, MonoMs } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import type { Accepted, Dialer, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
-import { type Connections, type Tracked } from "./connections.ts";
+import type { Accepted, Dialer, IpPort, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
+import { type Connections, type SeenConnection, type Tracked } from "./connections.ts";
 import { count, countConnect, type Counters } from "./counters.ts";
 import { EarlyBytes, unseen } from "./early.ts";
 import type { NodeFacts } from "./facts.ts";
@@ -125,6 +125,7 @@ class Connection implements Tracked, StreamHandler {
   readonly #deps: TcpDeps;
   readonly #found: Found;
   readonly #started: MonoMs;
+  readonly #client: IpPort;
   /** Until the streams are joined, and for the access line. */
   #accepted: Accepted | undefined;
   #failed: Set<string> | undefined;
@@ -143,6 +144,7 @@ class Connection implements Tracked, StreamHandler {
   constructor(deps: TcpDeps, accepted: Accepted, found: Found) {
     this.#deps = deps;
     this.#accepted = accepted;
+    this.#client = accepted.remote;
     this.#found = found;
     this.#started = deps.clock.now();
     accepted.stream.handler = new WaitingClient(this);
@@ -155,6 +157,21 @@ class Connection implements Tracked, StreamHandler {
 
   get halfClosed(): boolean {
     return this.#joined?.halfClosed ?? false;
+  }
+
+  seen(): SeenConnection | undefined {
+    const slot = this.#slot;
+    if (!slot || !this.#joined) return undefined;
+    return {
+      client: hostPort(this.#client),
+      service: this.#found.port.id,
+      endpoint: hostPort(slot.endpoint),
+      ...(slot.node === undefined ? {} : { node: slot.node }),
+      way: slot.way,
+      ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
+      bytesOut: this.#joined.forward,
+      bytesIn: this.#joined.backward,
+    };
   }
 
   /** Dials at once, unless the client's request has to say where. */

@@ -87,7 +87,7 @@ labTest("operating commands: check, ping, netcheck, config, bundle, reload", asy
       assert.match(await out(node, ["services"]), /default +web +10\.96\.0\.10 +80\/TCP +2 +1 kernel, 1 tunnel/);
       assert.match(await out(node, ["endpoints", "web.default"]), /edge-2 +tunnel /);
       assert.equal((await node.run(["endpoints", "empty"])).code, 1);
-      assert.match(await out(node, ["connections"]), /^\d+ of at most 8192/);
+      assert.match(await out(node, ["connections"]), /^\d+ of at most \d+ connections/m);
       const net = JSON.parse(await out(node, ["netcheck", "-o", "json"]));
       assert.equal(net.nat.kind, "unknown", JSON.stringify(net.nat));
       assert.match(net.nat.text, /one server address cannot tell/);

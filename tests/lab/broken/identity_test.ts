@@ -57,7 +57,9 @@ longLabTest("two nodes with one name, and another version: named where a person 
     await t.step("version skew, nothing in common", async () => {
       const agent = await variant("lib/tunnel/control/message.ts", "CONTROL_VERSION = 1", "CONTROL_VERSION = 9");
       const running = await bed.node.host.start("agent", [...agent, "agent"]);
-      const warning = await bed.warning("SERVER_UNREACHABLE");
+      const warning = await until("the server's refusal", async () => {
+        return (await bed.status().catch(() => undefined))?.warnings.find((w) => /control version/.test(w.text));
+      });
       const what = /server speaks control version 1, not 9/;
       row("version skew, incompatible", "status", warningSays(warning, what, /upgrade the older of the two/));
       await running.stop();
