@@ -15,6 +15,13 @@ const DOUBT_RTTS = 4;
 const DOUBT_MIN_MS = 500;
 /** The same for the first answer on a carrier, whose round trip nobody knows yet. */
 const DOUBT_FIRST_MS = 1_000;
+/**
+ * Bytes flowed without a break and then nothing came for so long: a ping goes before its time, once, so that a cut under
+ * a download or a call is soon known. Requests now and then cost no more pings than before.
+ */
+const QUIET_MS = 300;
+const FLOW_GAP_MS = 150;
+const FLOW_MS = 1_000;
 
 export class Liveness {
   #token = 0;
@@ -26,6 +33,8 @@ export class Liveness {
   #lastBytes = -Infinity;
   #nextAt = Infinity;
   #doubtAt = Infinity;
+  #quietAt = Infinity;
+  #flowingSince = -Infinity;
   #silent = false;
   #smoothed: number | undefined;
   #least: number | undefined;
@@ -42,7 +51,7 @@ export class Liveness {
 
   /** When {@link tick} wants to be called; Infinity while there is no carrier. */
   get nextAt(): number {
-    return Math.min(this.#nextAt, this.#doubtAt);
+    return Math.min(this.#nextAt, this.#doubtAt, this.#quietAt);
   }
 
   /** There was doubt, and nothing came since. */
@@ -61,13 +70,13 @@ export class Liveness {
     this.#missed = 0;
     this.#lastHeard = now;
     this.#smoothed = this.#least = undefined;
-    this.#nextAt = this.#doubtAt = Infinity;
+    this.#nextAt = this.#doubtAt = this.#quietAt = Infinity;
     this.#silent = false;
     return this.ask(now);
   }
 
   stop(): void {
-    this.#nextAt = this.#doubtAt = Infinity;
+    this.#nextAt = this.#doubtAt = this.#quietAt = Infinity;
   }
 
   /** A batch came. */
@@ -80,6 +89,10 @@ export class Liveness {
 
   /** Bytes of streams or flows moved, in either direction. */
   moved(now: number): void {
+    if (now - this.#lastBytes > FLOW_GAP_MS) this.#flowingSince = now;
+    else if (now - this.#flowingSince >= FLOW_MS && this.#quietAt === Infinity && this.#nextAt !== Infinity) {
+      this.#quietAt = now + QUIET_MS;
+    }
     this.#lastBytes = now;
     if (this.#nextAt > now + PING_ACTIVE_MS && this.#nextAt !== Infinity) this.#nextAt = now + PING_ACTIVE_MS;
   }
@@ -107,6 +120,12 @@ export class Liveness {
       this.#doubtAt = Infinity;
       this.#silent = true;
       return "doubt";
+    }
+    if (now >= this.#quietAt) {
+      const due = this.#lastHeard + QUIET_MS;
+      // While bytes come, the moment to look moves on.
+      this.#quietAt = due > now ? due : Infinity;
+      if (due <= now && !this.#outstanding) this.#nextAt = now;
     }
     if (now < this.#nextAt) return "none";
     if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) {

@@ -289,6 +289,38 @@ Deno.test("liveness: three misses are not enough while batches came within six s
   assert.deepEqual(actions, ["1500 ping", "3000 ping", "4500 ping", "6000 ping", "7500 dead"]);
 });
 
+Deno.test("liveness: a flow that stops is asked after at once, and only once; single requests are not", () => {
+  const pings = (until: number, busy: (now: number) => boolean) => {
+    const live = new Liveness();
+    live.start(0);
+    live.heard(40);
+    live.answered(live.token, 0, 40);
+    live.settle(40);
+    const actions: string[] = [];
+    for (let now = 50; now < until; now += 10) {
+      if (busy(now)) {
+        live.heard(now);
+        live.moved(now);
+      }
+      const action = live.tick(now);
+      if (action !== "none") actions.push(`${now} ${action}`);
+      if (action === "ping" && busy(now)) {
+        live.answered(live.token, now, now);
+        live.settle(now);
+      }
+    }
+    return actions;
+  };
+  // A download that is cut at 5 s: without the early ping the next one would go at 6 s.
+  const cut = pings(6_000, (now) => now < 4_900).filter((action) => Number(action.split(" ")[0]) > 4_600);
+  assert.deepEqual(cut, ["5190 ping", "5690 doubt"]);
+  // A request of 100 ms each second: one ping every 1.5 s at most.
+  assert.ok(
+    pings(11_000, (now) => now % 1_000 < 100 || now % 1_000 === 500).filter((action) => action.endsWith("ping"))
+      .length <= 8,
+  );
+});
+
 Deno.test("liveness: a carrier that still delivers is not dead, however late its answers are", () => {
   const live = new Liveness();
   live.start(0);

@@ -20,6 +20,11 @@ const REFUSED_MAX_MS = 30_000;
  * back after a night must be noticed within two seconds. Should it then have too much to do, the other limit applies.
  */
 const SILENT_MAX_MS = 1_000;
+/**
+ * Limit after a connection that stood was lost without a word of the server: that was the network, or the server's end.
+ * A host that moves about loses many in a row, each after seconds, and its streams wait for the next one.
+ */
+const LOST_MAX_MS = 1_000;
 /** A connection that lasted this long was good: the next failure starts at the beginning again. */
 const STABLE_MS = 10_000;
 
@@ -53,6 +58,9 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   onChannel(leg: ChannelDuplex): void;
 }
 
+/** Nothing answered; something did, and it came to nothing; a connection that stood is gone. */
+type Failure = "silent" | "refused" | "lost";
+
 /** What `status` shows of one server. */
 export type ControlState =
   | { readonly phase: "stopped" }
@@ -70,6 +78,8 @@ export class ControlClient {
   /** Attempts in a row that nothing answered, and failures since the last good connection in which something did. */
   #silent = 0;
   #refused = 0;
+  /** Connections in a row that did not last. */
+  #lost = 0;
   #abort: AbortController | undefined;
   #cancelWait: CancelTimer | undefined;
   #lastError = "";
@@ -99,6 +109,11 @@ export class ControlClient {
     if (this.#state.phase !== "waiting") return;
     this.#cancelWait?.();
     void this.#connect();
+  }
+
+  /** A peer fell silent: finds out soon whether the connection to the server lives, which the relay will need. */
+  probe(): void {
+    this.#live?.probe();
   }
 
   /** The connection runs from an address that this host has no more: what TCP has not noticed yet is over at once. */
@@ -196,7 +211,7 @@ export class ControlClient {
         onMessage: (message) => this.#message(message),
       });
     } catch (error) {
-      this.#retry(error, answered);
+      this.#retry(error, answered ? "refused" : "silent");
     }
   }
 
@@ -212,19 +227,20 @@ export class ControlClient {
     if (state.phase === "up") {
       const gone = [...this.#online];
       this.#online.clear();
-      if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = this.#refused = 0;
+      if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = this.#refused = this.#lost = 0;
       this.#options.onDown(error.code);
       if (gone.length > 0) this.#options.onPeers([], gone);
     }
-    this.#retry(error, true);
+    const lost = state.phase === "up" && (error.code === "PEER_GONE" || error.code === "TIMEOUT");
+    this.#retry(error, lost ? "lost" : "refused");
   }
 
-  #retry(error: unknown, answered: boolean): void {
+  #retry(error: unknown, how: Failure): void {
     if (this.#state.phase === "stopped") return;
     const { clock, random, log } = this.#options;
     const code = codeOf(error);
     this.#lastError = describe(error);
-    const wait = this.#backoff(code, answered) * (0.5 + random() / 2);
+    const wait = this.#backoff(code, how) * (0.5 + random() / 2);
     this.#state = { phase: "waiting", attempt: this.#attempt, untilMs: clock.now() + wait, code };
     log[this.#attempt <= 1 ? "warn" : "debug"]("no connection to server", {
       url: this.url,
@@ -236,10 +252,11 @@ export class ControlClient {
     this.#options.onRetry?.();
   }
 
-  #backoff(code: ReasonCode, answered: boolean): number {
+  #backoff(code: ReasonCode, how: Failure): number {
     const doubled = (failures: number, max: number) => Math.min(max, BACKOFF_MS * 2 ** Math.min(failures - 1, 20));
-    if (!answered) return doubled(++this.#silent, SILENT_MAX_MS);
+    if (how === "silent") return doubled(++this.#silent, SILENT_MAX_MS);
     this.#silent = 0;
+    if (how === "lost") return doubled(++this.#lost, LOST_MAX_MS);
     // Somebody else has our name: pulling the connection back and forth helps nobody.
     return code === "REPLACED" ? REFUSED_MAX_MS : doubled(++this.#refused, REFUSED_MAX_MS);
   }

@@ -16,10 +16,17 @@ export const CONNECT_MS = 10_000;
 const PING_MS = 15_000;
 /** An answer that takes longer counts as missed, and the next ping follows at this pace. */
 const PONG_MS = 5_000;
-/** The same after the network has changed: three seconds decide whether the server still hears us. */
-const PROBE_MS = 1_000;
+/**
+ * The same while there is doubt, because the network has changed or a peer fell silent: so many round trips, between
+ * these bounds. A router that forgot its mappings must not keep a stream waiting; a pause of TCP after a loss is shorter.
+ */
+const PROBE_RTTS = 5;
+const PROBE_MIN_MS = 250;
+const PROBE_MAX_MS = 1_000;
 /** Missed answers, with nothing else heard, after which the connection is dead: 30 s after the last sign of life at most. */
 const MISSED = 3;
+/** The same while there is doubt: something else has fallen silent already. */
+const MISSED_IN_DOUBT = 2;
 /** A renewal that takes longer is given up; the next one is tried by whoever asked. */
 const RENEW_MS = 10_000;
 
@@ -114,9 +121,9 @@ export class ControlLink {
     this.#ping();
   }
 
-  /** The network has changed: finds out soon whether the connection lives. */
+  /** There is doubt: finds out soon whether the connection lives. */
   probe(): void {
-    if (this.#over || !this.#welcomed) return;
+    if (this.#over || !this.#welcomed || this.#urgent) return;
     this.#cancel();
     this.#urgent = this.#heard = true;
     this.#beat();
@@ -196,17 +203,21 @@ export class ControlLink {
 
   #beat(): void {
     if (this.#heard) this.#missed = 0;
-    else if (++this.#missed >= MISSED) {
+    else if (++this.#missed >= (this.#urgent ? MISSED_IN_DOUBT : MISSED)) {
       return this.#fail(new MeshError("TIMEOUT", `The server was silent for ${this.#missed} pings`));
     }
     this.#heard = false;
     this.#ping();
     const { clock } = this.#options;
-    this.#cancel = clock.timer(this.#urgent ? PROBE_MS : PONG_MS, () => {
+    this.#cancel = clock.timer(this.#urgent ? this.#probeMs : PONG_MS, () => {
       if (!this.#heard) return this.#beat();
       this.#urgent = false;
       this.#cancel = clock.timer(PING_MS - PONG_MS, () => this.#beat());
     });
+  }
+
+  get #probeMs(): number {
+    return Math.min(PROBE_MAX_MS, Math.max(PROBE_MIN_MS, PROBE_RTTS * (this.offset.rttMs ?? PROBE_MAX_MS)));
   }
 
   #ping(): void {

@@ -22,6 +22,7 @@ import { Puncher, type PunchOutcome, type PunchServer } from "./puncher.ts";
 import { Pursuit } from "./pursuit.ts";
 import { ask } from "./punch_sockets.ts";
 import { Race } from "./race.ts";
+import { Spare } from "./spare.ts";
 
 /** Peers without a session whose last search is remembered for `status`. */
 const MAX_REMEMBERED = 256;
@@ -59,7 +60,7 @@ export interface PathsOptions {
   /** Opens the group in which agents of a LAN find each other; undefined: discovery is off. May throw MeshError. */
   readonly openLan: ((onDatagram: OnDatagram) => LanSocket) | undefined;
   /** Connected servers that help, best first for a peer. */
-  servers(peer?: string): readonly Pick<ControlClient, "sendPath" | "state">[];
+  servers(peer?: string): readonly Pick<ControlClient, "sendPath" | "state" | "probe">[];
   /** A carrier to a peer that nobody is waiting for. */
   onCarrier(carrier: Carrier): void;
   /** For the peer's ring of path events. */
@@ -72,7 +73,7 @@ interface Known {
   readonly pursuit: Pursuit;
   race: Race | undefined;
   /** The relay getting ready while the path in use is silent. */
-  spare: PathAttempt | undefined;
+  spare: Spare | undefined;
   state: PeerStateKind;
   cancelUnused: (() => void) | undefined;
 }
@@ -85,6 +86,8 @@ export class Paths implements PathAgent {
   /** Connections that carry or may carry a path, and the address of ours that each was made from. */
   readonly #legs = new Map<PathLeg, string>();
   readonly #peers = new Map<string, Known>();
+  /** Where each server saw us last. */
+  readonly #seenAt = new WeakMap<object, string>();
   /** Sentences about peers without a session. */
   readonly #last = new Map<string, string>();
 
@@ -170,20 +173,22 @@ export class Paths implements PathAgent {
   }
 
   onSilent(peer: string, path: PathKind, still: () => boolean): void {
+    // What took this path away may have taken the servers, too.
+    for (const server of this.#options.servers()) server.probe();
     const known = this.#peers.get(peer);
     if (path === "relay" || !known || known.spare) return;
-    const { relay, onCarrier, onNote } = this.#options;
+    const { relay, clock, onCarrier, onNote } = this.#options;
     onNote(peer, path, "nothing comes any more; getting the relay ready");
-    const over = () => known.spare = undefined;
-    known.spare = relay.connect(peer, {
-      onCarrier: (carrier) => {
-        over();
-        if (still() && this.#peers.get(peer) === known) onCarrier(carrier);
-        else carrier.close("SHUTDOWN");
-      },
-      onFailed: over,
+    known.spare = new Spare({
+      clock,
+      relay,
+      peer,
+      wanted: () => still() && this.#peers.get(peer) === known,
+      onCarrier,
       onNote: (path, text) => onNote(peer, path, text),
+      onOver: () => known.spare = undefined,
     });
+    known.spare.start();
   }
 
   /** Why a peer has no direct path, or had none when it was looked for last; undefined when it has one. */
@@ -201,9 +206,17 @@ export class Paths implements PathAgent {
   // ── news ──
 
   /** A server is connected: it learns where we are. */
-  serverUp(server: Pick<ControlClient, "sendPath">): void {
+  serverUp(server: Pick<ControlClient, "sendPath" | "state">): void {
     this.#announce(server);
-    for (const { pursuit } of this.#peers.values()) pursuit.serverUp();
+    const seen = server.state.phase === "up" ? server.state.welcome.observed.ip : undefined;
+    const before = this.#seenAt.get(server);
+    if (seen !== undefined) this.#seenAt.set(server, seen);
+    // Another public address means another network in between, though this host has not noticed any change.
+    const moved = before !== undefined && seen !== undefined && before !== seen;
+    for (const { pursuit } of this.#peers.values()) {
+      if (moved) pursuit.retryNow();
+      else pursuit.serverUp();
+    }
   }
 
   #announce(server: Pick<ControlClient, "sendPath">): void {

@@ -31,6 +31,11 @@ const STABLE_MS = 60_000;
 /** A carrier that is not in use so long after it was made never will be; so often it is made again at once. */
 const WASTED_MS = 3_000;
 const MAX_WASTED = 2;
+/**
+ * A server that came back so shortly before or after a path broke was lost to the same interruption: the path was not to
+ * blame, and is searched for at once.
+ */
+const SAME_CAUSE_MS = 10_000;
 /** News are a reason for a try this rarely at most. */
 const NEWS_EVERY_MS = 2_000;
 
@@ -88,6 +93,9 @@ export class Pursuit {
   #wasted = 0;
   /** The last path better than the relay broke soon after it was made. */
   #shaky = false;
+  /** When a server came back, and when a path better than the relay was lost. */
+  #serverAt: MonoMs = -Infinity;
+  #brokenAt: MonoMs = -Infinity;
   #newsAt: MonoMs = -Infinity;
   #cancelRetry: CancelTimer | undefined;
   #over = false;
@@ -124,8 +132,9 @@ export class Pursuit {
     this.#best = Math.max(this.#best, this.rank);
     if (this.rank >= RANK.direct) this.#wasted = 0;
     if (before >= RANK.direct && this.rank < before) {
+      this.#brokenAt = now;
       // A path that broke soon after it was made would break again; what lasted is worth a try at once.
-      this.#shaky = now - this.#pathSince < STABLE_MS;
+      this.#shaky = now - this.#pathSince < STABLE_MS && now - this.#serverAt > SAME_CAUSE_MS;
       if (!this.#shaky) this.#failures = 0;
     }
     this.#pathSince = now;
@@ -185,7 +194,10 @@ export class Pursuit {
 
   /** A server is there again: a try that lacked one is worth another. */
   serverUp(): void {
-    if (this.rank < RANK.direct && !this.report.introduced) this.retryNow();
+    const now = this.#host.clock.now();
+    this.#serverAt = now;
+    const interrupted = now - this.#brokenAt < SAME_CAUSE_MS;
+    if (this.rank < RANK.direct && (!this.report.introduced || interrupted)) this.retryNow();
   }
 
   /** Our network or the servers changed: whatever failed before may work now. */

@@ -377,6 +377,30 @@ Deno.test("a path that flaps waits for its turn, with the relay in use; with non
   assert.deepEqual(down.asked, ["meet", "lan"]);
 });
 
+Deno.test("a path that went with the servers is searched for at once when they are back, whichever is noticed first", () => {
+  const before = new Rig();
+  punchedThrough(before);
+  before.clock.advance(5_000);
+  before.pursuit.serverUp();
+  before.pursuit.use("relay");
+  assert.deepEqual(before.asked, ["meet", "lan"]);
+  const after = new Rig();
+  punchedThrough(after);
+  after.clock.advance(5_000);
+  after.pursuit.use("relay");
+  assert.deepEqual(after.asked, []);
+  after.clock.advance(9_000);
+  after.pursuit.serverUp();
+  assert.deepEqual(after.asked, ["meet", "lan"]);
+  const unrelated = new Rig();
+  punchedThrough(unrelated);
+  unrelated.clock.advance(5_000);
+  unrelated.pursuit.use("relay");
+  unrelated.clock.advance(10_000);
+  unrelated.pursuit.serverUp();
+  assert.deepEqual(unrelated.asked, [], "a server that comes later says nothing about this path");
+});
+
 Deno.test("a carrier that lost its race on the other side is made again soon, twice at most", () => {
   const rig = new Rig();
   rig.deliver = () => {};

@@ -2,7 +2,7 @@
  * `deno task lab:nat`: every kind of NAT with every other one, and the placements in which nodes share a router, with the
  * built executable in one standing topology. Prints each pair, writes docs/grid.md, and fails when a pair does not
  * connect or is relayed where plain hole punching always went direct. `lab:nat NAME…` tries the pairs whose name contains
- * one of the texts, and leaves the page alone.
+ * one of the texts, and leaves the page alone; with `--alone` one after the other, for times that nothing else disturbs.
  */
 import { systemClock } from "../../../lib/clock.ts";
 import { Mesh, nodesYaml } from "../../../lib/lab/mesh.ts";
@@ -15,7 +15,7 @@ import { type Ends, FILE_BYTES, type Found, type Path, Place, Prober } from "./p
 import { type Pair, PAIRS, World } from "./world.ts";
 
 /** Pairs at a time: two processors; each pair waits most of its time. */
-const AT_ONCE = 5;
+const AT_ONCE = Deno.args.includes("--alone") ? 1 : 5;
 /** Agents that start at a time. */
 const JOINS = 6;
 const ONE_WAY_MS = 20;
@@ -33,6 +33,9 @@ async function main(only: readonly string[]): Promise<number> {
       count(found, "relay")
     } relayed; ${bad.length} worse than expected`,
   );
+  const median = (values: readonly number[]) => Math.round(values.toSorted((a, b) => a - b)[values.length >> 1] ?? NaN);
+  const direct = found.map((f) => f.directMs).filter((ms) => ms !== undefined);
+  say(`first answer: median ${median(found.map((f) => f.firstMs))} ms; direct path: median ${median(direct)} ms`);
   for (const { pair, path, detail } of bad) say(`  ${pair.name}: ${path} instead of ${pair.expected}; ${detail}`);
   if (only.length === 0) await writePage(found, seconds);
   return bad.length === 0 ? 0 : 1;
@@ -125,4 +128,4 @@ async function writePage(found: readonly Found[], seconds: number): Promise<void
   await new Deno.Command(Deno.execPath(), { args: ["fmt", "--quiet", PAGE] }).output();
 }
 
-Deno.exit(await main(Deno.args));
+Deno.exit(await main(Deno.args.filter((arg) => arg !== "--alone")));
