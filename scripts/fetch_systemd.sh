@@ -30,7 +30,12 @@ if [ "$(cat "$dir/.stamp" 2>/dev/null)" != "$stamp" ]; then
   names=$(printf '%s\n' $packages $needed | grep -E '^(systemd|lib)' | grep -vE '^(libc6|libc-bin|libnss-|libpam-)' | sort -u)
   echo "fetching systemd into $dir" >&2
   # shellcheck disable=SC2086
-  (cd "$tmp/deb" && apt-get -o APT::Sandbox::User=root download -qq $names >&2)
+  get() { (cd "$tmp/deb" && apt-get -o APT::Sandbox::User=root download -qq $names >&2); }
+  # Lists may be older than what the archive has.
+  get 2>/dev/null || { apt-get update -qq >&2 && get; } || {
+    echo "error: Debian's systemd cannot be downloaded; try: apt-get update" >&2
+    exit 1
+  }
   for deb in "$tmp"/deb/*.deb; do dpkg-deb -x "$deb" "$tmp/root"; done
   rm -rf "$tmp/deb"
   # Older packages have /lib and /bin beside /usr; machines have them inside.

@@ -202,9 +202,10 @@ check_executable() {
   # A dry run does not even unpack it.
   [ "$dry" = 0 ] || return 0
   version=$("$from" version 2>/dev/null) || die "$from does not run on this host" "the build for $(uname -m) with glibc"
+  help=$("$from" "$role" --help)
   for flag in $flags; do
     # The daemon ignores variables it does not know, as they may be the other role's: a slip must be found here.
-    "$from" "$role" --help | grep -q -e "^ *\(-., \)\{0,1\}$flag " ||
+    printf '%s\n' "$help" | grep -q -e "^ *\(-., \)\{0,1\}$flag " ||
       die "edgemesh $role has no flag $flag" "edgemesh $role --help"
   done
 }
@@ -384,12 +385,11 @@ start_unit() {
     return
   fi
   was=$(property ActiveState)
-  before=$(property InvocationID)
   if [ "$changed" = 0 ] && [ "$was" = active ]; then
     info "edgemesh-$role is running, and nothing has changed"
     return
   fi
-  systemctl restart --no-block "edgemesh-$role"
+  restart_unit
   case $(outcome) in
     ready) info "edgemesh-$role is ready; look with: edgemesh status" ;;
     waiting)
@@ -411,6 +411,14 @@ start_unit() {
 
 property() { systemctl show --property="$1" --value "edgemesh-$role"; }
 journal() { journalctl --unit="edgemesh-$role" --lines=15 --no-pager --output=cat >&2 2>/dev/null || true; }
+
+restart_unit() {
+  before=$(property InvocationID)
+  # One that starts over and over would keep its count of starts, by which it is judged.
+  [ "$(property ActiveState)" = active ] || systemctl stop "edgemesh-$role"
+  systemctl reset-failed --quiet "edgemesh-$role" 2>/dev/null || true
+  systemctl restart --no-block "edgemesh-$role"
+}
 
 # What became of a restart: ready, waiting, or failed.
 outcome() {
@@ -438,8 +446,7 @@ roll_back() { # what is wrong with the new one
   if [ -f "$work/$role.env.old" ]; then mv "$work/$role.env.old" "$etc_dir/$role.env"; fi
   if [ -f "$work/edgemesh-$role.service.old" ]; then mv "$work/edgemesh-$role.service.old" "$unit_dir/edgemesh-$role.service"; fi
   systemctl daemon-reload
-  before=$(property InvocationID)
-  systemctl restart --no-block "edgemesh-$role"
+  restart_unit
   now=$(outcome)
   [ "$now" = ready ] || die "The new edgemesh-$role $1, and the one before is $now, too" "journalctl -u edgemesh-$role"
   die "The new edgemesh-$role $1; the one before runs again, with its settings" "journalctl -u edgemesh-$role"

@@ -195,15 +195,17 @@ labTest(
         return { ...result, calls };
       };
       const agent = ["agent", "--from", EXE, "--node-name", "edge-1"];
-      const restart = "restart --no-block edgemesh-agent";
+      const reset = "reset-failed --quiet edgemesh-agent";
+      const restart = [reset, "restart --no-block edgemesh-agent"];
+      const start = ["stop edgemesh-agent", ...restart];
       const enable = "enable --quiet edgemesh-agent";
       const first = await run(agent, "active");
-      assert.deepEqual([first.code, first.calls], [0, ["daemon-reload", enable, restart]], first.stderr);
+      assert.deepEqual([first.code, first.calls], [0, ["daemon-reload", enable, ...start]], first.stderr);
       const again = await run(agent);
       assert.deepEqual([again.code, again.calls], [0, ["daemon-reload", enable]]);
       assert.match(again.stdout, /is running, and nothing has changed/);
       const changed = await run([...agent, "--log-level", "debug", "--no-enable"], "active");
-      assert.deepEqual(changed.calls, ["daemon-reload", restart]);
+      assert.deepEqual(changed.calls, ["daemon-reload", ...restart]);
       assert.deepEqual((await run([...agent, "--no-start"])).calls, ["daemon-reload", enable]);
       for (const [outcome, says] of [["failed", "does not start"], ["activating", "does not start"]] as const) {
         await edge.host.execOk(["sh", "-c", `{ cat '${EXE}'; echo '${outcome}'; } >/etc/other; chmod 755 /etc/other`]);
@@ -211,7 +213,7 @@ labTest(
         const failed = await run(["agent", "--from", "/etc/other", "--log-level", "info"], outcome, "active");
         assert.equal(failed.code, 1);
         assert.match(failed.stderr, new RegExp(`The new edgemesh-agent ${says}; the one before runs again, with`));
-        assert.deepEqual(failed.calls, ["daemon-reload", enable, restart, "daemon-reload", restart]);
+        assert.deepEqual(failed.calls, ["daemon-reload", enable, ...restart, "daemon-reload", ...start]);
         await edge.host.execOk(["cmp", BIN, EXE]);
         assert.equal(await digest(edge, "/etc/edgemesh /etc/systemd/system/edgemesh-agent.service"), before);
       }
@@ -219,7 +221,7 @@ labTest(
       const gone = await run(["uninstall", "agent"]);
       assert.deepEqual(gone.calls, [
         "disable --quiet --now edgemesh-agent",
-        "reset-failed --quiet edgemesh-agent",
+        reset,
         "daemon-reload",
       ]);
     });

@@ -146,6 +146,14 @@ longLabTest("systemd: the life of server and agent as its services, from install
       await edge.execOk(["sh", "-ec", "rm /etc/edgemesh/agent.yaml; systemctl restart edgemesh-agent"]);
       await webAnswers();
     });
+    await t.step("back to the executable before, by hand", async () => {
+      await edge.execOk(["edgemesh-install", "agent", "--from", "/usr/local/bin/edgemesh.previous"], {
+        timeoutMs: 90_000,
+      });
+      await edge.execOk(["cmp", "/usr/local/bin/edgemesh", EXE]);
+      await edge.execOk(["cmp", "/usr/local/bin/edgemesh.previous", "/etc/other"]);
+      await webAnswers();
+    });
     await t.step("uninstall --purge: files, units, rules, links and routes are as before the install", async () => {
       const { stdout } = await edge.execOk(["edgemesh-install", "uninstall", "--purge"]);
       assert.match(stdout, /uninstalled agent and server/);
