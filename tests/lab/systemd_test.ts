@@ -113,6 +113,13 @@ longLabTest("systemd: the life of server and agent as its services, from install
       assert.equal(await identityOf(edge), identity);
       await webAnswers();
     });
+    await t.step("back to the executable before, by hand, and forth", async () => {
+      for (const now of [EXE, "/etc/other"]) {
+        await install(edge, ["agent", "--from", "/usr/local/bin/edgemesh.previous"]);
+        await edge.execOk(["cmp", "/usr/local/bin/edgemesh", now]);
+        await webAnswers();
+      }
+    });
     for (
       const [how, body, says] of [
         ["ends at its start", "echo broken build >&2; exit 1", /The new edgemesh-agent does not start; the one before/],
@@ -144,14 +151,6 @@ longLabTest("systemd: the life of server and agent as its services, from install
       assert.equal(code, 1);
       assert.match(stderr, /These settings cannot be used: .*nonsense/);
       await edge.execOk(["sh", "-ec", "rm /etc/edgemesh/agent.yaml; systemctl restart edgemesh-agent"]);
-      await webAnswers();
-    });
-    await t.step("back to the executable before, by hand", async () => {
-      await edge.execOk(["edgemesh-install", "agent", "--from", "/usr/local/bin/edgemesh.previous"], {
-        timeoutMs: 90_000,
-      });
-      await edge.execOk(["cmp", "/usr/local/bin/edgemesh", EXE]);
-      await edge.execOk(["cmp", "/usr/local/bin/edgemesh.previous", "/etc/other"]);
       await webAnswers();
     });
     await t.step("uninstall --purge: files, units, rules, links and routes are as before the install", async () => {
