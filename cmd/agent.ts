@@ -36,7 +36,7 @@ import { engineChoice } from "./agent_engine.ts";
 import { DnsModule } from "./agent_dns.ts";
 import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
-import { agentPaths } from "./agent_paths.ts";
+import { agentPaths, pathSockets } from "./agent_paths.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel, type TunnelHandle } from "./agent_tunnel.ts";
@@ -206,6 +206,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     makeTunnel({
       paths: paths.options,
       fast,
+      legs: pathSockets({ loop, fast }),
       config,
       identity,
       log,

@@ -15,6 +15,7 @@ import type { AgentPathsOptions } from "../lib/tunnel/agent_tunnel.ts";
 import type { PathKind } from "../lib/tunnel/carrier.ts";
 import { StreamLeg } from "../lib/tunnel/carriers/stream_leg.ts";
 import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
+import type { PathSockets } from "../lib/tunnel/path/legs.ts";
 import type { LanSocket } from "../lib/tunnel/path/discovery.ts";
 
 /** Where agents of a LAN find each other: an address for local use (RFC 2365 §6.1), the listener's port over UDP. */
@@ -59,11 +60,7 @@ function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[])
   if (mode === "off") return undefined;
   return {
     eager: mode === "eager",
-    sockets: {
-      loop,
-      leg: (stream) =>
-        typeof fast() === "string" ? legOfFd(loop.takeFd(stream)) : new StreamLeg(stream, loop.localOf(stream).ip),
-    },
+    sockets: pathSockets({ loop, fast }),
     keys: () => identity.anchors.map((anchor) => createHash("sha256").update(anchor.spki).digest()),
     host,
     listen: listen === "off" ? undefined : parseHostPort(listen)!,
@@ -76,6 +73,15 @@ function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[])
     punchPorts,
     onReached: parts.onReached,
     openLan: config.tunnel.discovery ? (onDatagram) => openLan(parts, onDatagram) : undefined,
+  };
+}
+
+/** Makes connections of the loop into legs of the engine that this host has. */
+export function pathSockets({ loop, fast }: Pick<AgentPathsParts, "loop" | "fast">): PathSockets {
+  return {
+    loop,
+    leg: (stream) =>
+      typeof fast() === "string" ? legOfFd(loop.takeFd(stream)) : new StreamLeg(stream, loop.localOf(stream).ip),
   };
 }
 

@@ -8,6 +8,7 @@ import type { Logger } from "../lib/log.ts";
 import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
 import { type AgentPathsOptions, AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import type { FastParts } from "../lib/tunnel/carriers/engines.ts";
+import type { PathSockets } from "../lib/tunnel/path/legs.ts";
 import type { ControlClient } from "../lib/tunnel/control/client.ts";
 import type { SessionEvents } from "../lib/tunnel/session_types.ts";
 import { VERSION } from "../lib/version.ts";
@@ -23,6 +24,8 @@ export interface TunnelParts {
   follows(): boolean;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
+  /** Makes connections of this host into legs, for the relay. */
+  readonly legs: PathSockets;
   /** The fast engine, or why there is none. */
   fast(): FastParts | string;
   /** What this host has for direct paths; undefined when they are off. */
@@ -84,6 +87,7 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
     onStream: parts.onStream,
     onFlow: parts.onFlow,
     fast: parts.fast,
+    legs: parts.legs,
     ...(parts.paths ? { paths: parts.paths } : {}),
     events: {
       onUp(server) {

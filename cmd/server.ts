@@ -9,6 +9,7 @@ import { MeshError } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
+import { EpollLoop } from "../lib/linux/loop.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout_server.ts";
@@ -17,6 +18,7 @@ import type { MetaSource } from "../lib/meta/source.ts";
 import { scopeFor, scopeLabels } from "../lib/meta/scope.ts";
 import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
+import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
 import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
@@ -97,6 +99,8 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   stack.defer(fanout.follow(store));
   stack.defer(() => fanout.stop());
 
+  const loop = EpollLoop.open({ clock, log: log.child("loop") });
+  stack.use(loop);
   const agents = new Map<string, AgentConnection>();
   const control: ControlServer<VerifiedPeer> = new ControlServer<VerifiedPeer>({
     clock,
@@ -125,6 +129,22 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     paths: {
       observe: config.observeListen === "off" ? undefined : parseHostPort(config.observeListen)!,
       servers: publicAddresses(),
+    },
+    legs: {
+      sockets: {
+        loop,
+        peek: (stream, into) => loop.peek(stream, into),
+        socket: (stream) => legOfFd(loop.takeFd(stream)),
+      },
+      join: (a, b, onEnd) => {
+        const splice = loop.splice(a, b, { onEnd: (_reason, aToB, bToA) => onEnd(aToB + bToA) })!;
+        return {
+          get bytes() {
+            return splice.aToB + splice.bToA;
+          },
+          reset: () => splice.reset("SHUTDOWN"),
+        };
+      },
     },
     ...(config.relayTap === undefined ? {} : { tap: openTap(config.relayTap, stack) }),
   });

@@ -108,6 +108,12 @@ export class EpollLoop implements Loop {
     return stream.takeFd();
   }
 
+  /** Looks at the first bytes of a stream of this loop without taking them. Throws MeshError for any other stream. */
+  peek(stream: MeshStream, into: Uint8Array): number {
+    if (!(stream instanceof TcpStream)) throw new MeshError("INTERNAL", "Cannot look into a foreign stream");
+    return stream.peek(into);
+  }
+
   /** Our own end of an open connection of this loop. Throws MeshError for any other stream. */
   localOf(stream: MeshStream): IpPort {
     if (!(stream instanceof TcpStream)) throw new MeshError("INTERNAL", "A foreign stream has no address of this loop");

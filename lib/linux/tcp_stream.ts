@@ -18,6 +18,7 @@ import {
   EPOLLPRI,
   EPOLLRDHUP,
   MSG_NOSIGNAL,
+  MSG_PEEK,
   SHUT_WR,
   SPLICE_F_MOVE,
   SPLICE_F_NONBLOCK,
@@ -103,6 +104,18 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
       return n;
     }
     return n === 0 ? this.#end() : this.#readFailed(errno());
+  }
+
+  /**
+   * Looks at the first bytes without taking them. Results as those of {@link read}; after fewer bytes than `into` holds,
+   * `onReadable` comes again with the next ones.
+   */
+  peek(into: Uint8Array): number {
+    if (!this.#mayRead()) return this.#notReading();
+    const n = this.#kit.ops.c.recvInto(this.#fd, into, into.length, MSG_PEEK);
+    if (n < 0) return this.#readFailed(errno());
+    if (n < into.length) this.#wantRead = true;
+    return n;
   }
 
   write(from: Uint8Array, offset: number, length: number): number {

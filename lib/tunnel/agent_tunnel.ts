@@ -11,8 +11,11 @@ import { Engines, type EnginesStatus, type FastParts } from "./carriers/engines.
 import type { ControlClient } from "./control/client.ts";
 import { Servers, type ServersEvents, type ServersOptions, type ServerStatus } from "./control/servers.ts";
 import { RelayPath } from "./legs/relay_path.ts";
+import { RelayLegs } from "./legs/relay_legs.ts";
+import { LEGS_FEATURE } from "./control/leg_message.ts";
 import { PATHS_FEATURE } from "./control/path_message.ts";
 import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
+import type { PathSockets } from "./path/legs.ts";
 import { Paths, type PathsOptions } from "./path/paths.ts";
 import type { SessionEvents } from "./session_types.ts";
 
@@ -35,6 +38,8 @@ export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log
   readonly manager?: Pick<TunnelManagerOptions, "establishMs" | "idleMs">;
   /** The fast engine; without it every leg must be one of the portable engine. */
   readonly fast?: () => FastParts | string;
+  /** Sockets for relay legs; without them all that is relayed goes through channels. */
+  readonly legs?: PathSockets;
   /** Direct paths; without it everything goes through the servers. */
   readonly paths?: AgentPathsOptions;
 }
@@ -66,6 +71,7 @@ export class AgentTunnel {
   /** Undefined when direct paths are off. */
   readonly paths: Paths | undefined;
   readonly #engine: Engines;
+  readonly #legs: RelayLegs | undefined;
   readonly #clock: Clock;
   readonly #node: string;
   readonly #ending = new AbortController();
@@ -79,7 +85,7 @@ export class AgentTunnel {
       ...options,
       log: log.child("control"),
       verify: options.verifyServer,
-      features: paths ? [PATHS_FEATURE] : [],
+      features: [...(paths ? [PATHS_FEATURE] : []), ...(options.legs ? [LEGS_FEATURE] : [])],
     };
     this.servers = new Servers(control, {
       ...events,
@@ -99,14 +105,26 @@ export class AgentTunnel {
         events?.onDown?.(server, reason);
       },
       onPath: (server, message) => this.paths?.message(server, message),
+      onLeg: (server, message) => this.#legs?.message(server, message),
       onChannel: (leg) => relay.accept(leg),
       onChange: () => relay.serversChanged(),
+    });
+    this.#legs = options.legs && new RelayLegs({
+      node,
+      clock,
+      log: log.child("relay"),
+      engine: this.#engine,
+      sockets: options.legs,
+      servers: (peer) => this.servers.candidates(peer),
+      direct: (peer) => (this.manager.pathTo(peer) ?? "relay") !== "relay",
+      onCarrier: (carrier) => this.manager.accept(carrier),
     });
     const relay = new RelayPath({
       engine: this.#engine,
       servers: this.servers,
       log: log.child("relay"),
       onCarrier: (carrier) => this.manager.accept(carrier),
+      onBusy: (peer) => this.#legs?.busy(peer),
     });
     this.paths = paths && new Paths({
       ...paths,
@@ -161,6 +179,7 @@ export class AgentTunnel {
     this.#ending.abort();
     this.manager.close("SHUTDOWN");
     this.paths?.close();
+    this.#legs?.close();
     // The goodbyes go through TLS and a channel: the connections below must outlive them.
     for (let waited = 0; waited < GOODBYE_MS && this.servers.channels > 0; waited += GOODBYE_STEP_MS) {
       await sleep(this.#clock, GOODBYE_STEP_MS);

@@ -116,6 +116,11 @@ export class TunnelManager implements Dialer, DatagramDialer {
     }
   }
 
+  /** The path of the session with a node; undefined while it has none. */
+  pathTo(node: string): PathKind | undefined {
+    return this.#peers.get(node)?.path;
+  }
+
   status(): TunnelStatus {
     return { peers: [...this.#peers.values()].map((peer) => peer.status()), sessions: this.#sessions };
   }

@@ -5,6 +5,7 @@ import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
 import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
 import { isChannelFrame } from "../relay/frames.ts";
+import { LEGS_FEATURE } from "./leg_message.ts";
 import { type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
 import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
@@ -27,6 +28,8 @@ export interface AgentLinkOptions {
   onRenew(body: string): Promise<string>;
   /** About direct paths; only from agents that named the feature. */
   onPath(message: PathMessage): void;
+  /** It wants relay legs to a peer; only from agents that named the feature. */
+  onLegAsk(peer: string): void;
   onMeta(message: Uint8Array): void;
   onMetaDrain(): void;
   onRelayDrain(): void;
@@ -82,6 +85,11 @@ export class AgentLink {
   /** Whether the agent looks for direct paths. */
   get findsPaths(): boolean {
     return this.#hello?.features.includes(PATHS_FEATURE) ?? false;
+  }
+
+  /** Whether the agent can have relay legs. */
+  get takesLegs(): boolean {
+    return this.#hello?.features.includes(LEGS_FEATURE) ?? false;
   }
 
   /** Puts encoded bytes on the connection; false = congested. */
@@ -171,6 +179,9 @@ export class AgentLink {
       case "punch":
         if (!this.findsPaths) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
         return this.#options.onPath(m);
+      case "leg-ask":
+        if (!this.takesLegs) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
+        return this.#options.onLegAsk(m.peer);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for agents only`);
     }

@@ -8,6 +8,7 @@ import type { Logger } from "../../log.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { connectControl, type ConnectOptions, type Ends } from "./connect.ts";
 import { CONNECT_MS, ControlLink } from "./control_link.ts";
+import { type LegMessage, LEGS_FEATURE } from "./leg_message.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
 
@@ -54,6 +55,8 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   onTime(server: number, sentAt: MonoMs): void;
   /** The server's part in finding direct paths; comes only to who named the feature. */
   onPath?(message: PathMessage): void;
+  /** The server's part in relay legs; comes only to who named the feature. */
+  onLeg?(message: LegMessage): void;
   /** Another agent opened a channel to us. */
   onChannel(leg: ChannelDuplex): void;
 }
@@ -177,6 +180,13 @@ export class ControlClient {
     return true;
   }
 
+  /** Sends a message about relay legs; false when not connected, or to a server that has none. */
+  sendLeg(message: LegMessage): boolean {
+    if (this.#state.phase !== "up" || !this.#state.welcome.features.includes(LEGS_FEATURE)) return false;
+    this.#live!.tell(message);
+    return true;
+  }
+
   /** Measures the server's clock anew; the answer comes a round trip later. */
   askTime(): void {
     if (this.#state.phase === "up") this.#live!.ping();
@@ -281,6 +291,8 @@ export class ControlClient {
       case "unmet":
       case "punch":
         return this.#options.onPath?.(m);
+      case "leg":
+        return this.#options.onLeg?.(m);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
     }

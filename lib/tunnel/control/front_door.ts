@@ -13,10 +13,11 @@ import { parseIp } from "../../addr.ts";
 import type { CancelTimer, Clock } from "../../clock.ts";
 import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { IpPort } from "../../net.ts";
+import type { IpPort, MeshStream } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
 import type { TlsCredentials } from "../carriers/engine.ts";
 import { secureServer } from "../carriers/tls_handshake.ts";
+import { Entrance, type EntranceSockets } from "./entrance.ts";
 import { MAX_JSON } from "./message.ts";
 import { WS_OPTIONS } from "./socket.ts";
 
@@ -66,12 +67,21 @@ export interface DoorOptions<P extends PeerIdentity> {
   /** A verified agent's control connection is open. */
   onAgent(ws: WebSocket, peer: P, observed: IpPort): void;
   readonly limits?: Partial<DoorLimits>;
+  /** Lets the loop accept, so that relay legs can be told from TLS. */
+  readonly legs?: DoorLegs;
+}
+
+/** How relay legs come in. */
+export interface DoorLegs {
+  readonly sockets: EntranceSockets;
+  onLeg(stream: MeshStream, done: () => void): void;
 }
 
 export class FrontDoor<P extends PeerIdentity> {
   readonly #options: DoorOptions<P>;
   readonly #limits: DoorLimits;
   readonly #tcp: net.Server;
+  readonly #entrance: Entrance | undefined;
   readonly #http: http.Server;
   readonly #ws: WebSocketServer;
   readonly #visitors = new Map<Duplex, Visitor>();
@@ -83,7 +93,16 @@ export class FrontDoor<P extends PeerIdentity> {
   constructor(options: DoorOptions<P>) {
     this.#options = options;
     this.#limits = { ...DEFAULT_DOOR_LIMITS, ...options.limits };
-    this.#tcp = net.createServer((socket) => this.#arrived(socket));
+    this.#tcp = net.createServer((socket) => this.#arrived(socket, socket.remoteAddress, socket.remotePort));
+    this.#entrance = options.legs && new Entrance({
+      clock: options.clock,
+      log: options.log,
+      sockets: options.legs.sockets,
+      limits: this.#limits,
+      onSocket: (socket, from) => this.#arrived(socket, from.ip, from.port),
+      onLeg: options.legs.onLeg,
+      onTurnedAway: () => this.turnedAway++,
+    });
     this.#http = http.createServer({ maxHeaderSize: 8192, keepAlive: false });
     this.#http.on("request", (request, response) => void this.#request(request, response));
     this.#http.on("upgrade", (request, socket, head) => void this.#upgrade(request, socket, head));
@@ -93,8 +112,9 @@ export class FrontDoor<P extends PeerIdentity> {
   }
 
   /** Binds the port. Rejects with MeshError KERNEL that names the address. */
-  listen(at: IpPort): Promise<IpPort> {
-    return new Promise((resolve, reject) => {
+  async listen(at: IpPort): Promise<IpPort> {
+    if (this.#entrance) return this.#entrance.listen(at);
+    return await new Promise((resolve, reject) => {
       this.#tcp.once("error", (cause) => {
         reject(new MeshError("KERNEL", `Cannot listen on ${at.ip} port ${at.port}`, { cause }));
       });
@@ -108,6 +128,7 @@ export class FrontDoor<P extends PeerIdentity> {
 
   /** Stops accepting and cuts whoever is not an agent yet. Control connections are their owner's to end. */
   async close(): Promise<void> {
+    this.#entrance?.close();
     const closed = new Promise<void>((resolve) => this.#tcp.close(() => resolve()));
     for (const visitor of [...this.#visitors.values()]) visitor.socket.destroy();
     this.#http.close();
@@ -116,12 +137,12 @@ export class FrontDoor<P extends PeerIdentity> {
 
   /** Connections that are not agents yet. */
   get pending(): number {
-    return this.#visitors.size;
+    return this.#visitors.size + (this.#entrance?.pending ?? 0);
   }
 
-  #arrived(socket: net.Socket): void {
+  #arrived(socket: net.Socket, ip: string | undefined, port: number | undefined): void {
     // The zone of a link-local address (fe80::1%eth0) says which of our links it is on, not who it is.
-    const source = parseIp((socket.remoteAddress ?? "").replace(/%.*$/, "")) ?? "";
+    const source = parseIp((ip ?? "").replace(/%.*$/, "")) ?? "";
     const ofSource = this.#perSource.get(source) ?? 0;
     if (source === "" || ofSource >= this.#limits.perSource || this.#visitors.size >= this.#limits.pending) {
       this.turnedAway++;
@@ -130,7 +151,7 @@ export class FrontDoor<P extends PeerIdentity> {
       return;
     }
     socket.setNoDelay(true);
-    const visitor = new Visitor(socket, { ip: source, port: socket.remotePort ?? 0 });
+    const visitor = new Visitor(socket, { ip: source, port: port ?? 0 });
     visitor.cancel = this.#options.clock.timer(this.#limits.deadlineMs, () => socket.destroy());
     this.#visitors.set(socket, visitor);
     this.#perSource.set(source, ofSource + 1);

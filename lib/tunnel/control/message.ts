@@ -9,6 +9,7 @@
 import { MeshError, type ReasonCode, reasonCode, reasonNumber } from "../../errors.ts";
 import { isNodeName, parseIp } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
+import { type LegMessage, MAX_LEG_BODY, readLegMessage } from "./leg_message.ts";
 import { MAX_PATH_BODY, type PathMessage, type PathMessageType, readPathMessage } from "./path_message.ts";
 
 /** Version of the control protocol. A server speaks to agents of the same version only; HELLO is how both know. */
@@ -32,6 +33,8 @@ export const CONTROL = {
   ADDRESSES: 0x0e,
   PUNCH: 0x0f,
   UNMET: 0x20,
+  LEG_ASK: 0x21,
+  LEG: 0x22,
 } as const;
 
 const PATH_TYPES: Readonly<Record<PathMessageType, number>> = {
@@ -106,7 +109,8 @@ export type ControlMessage =
   | { readonly type: "ping"; readonly stamp: number }
   | { readonly type: "pong"; readonly stamp: number; readonly time: number }
   | { readonly type: "goaway"; readonly code: ReasonCode; readonly message: string }
-  | PathMessage;
+  | PathMessage
+  | LegMessage;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -154,6 +158,11 @@ export function encodeControl(m: ControlMessage): Uint8Array {
       const { type, ...body } = m;
       return json(PATH_TYPES[type], body, MAX_PATH_BODY);
     }
+    case "leg-ask":
+    case "leg": {
+      const { type, ...body } = m;
+      return json(type === "leg" ? CONTROL.LEG : CONTROL.LEG_ASK, body, MAX_LEG_BODY);
+    }
   }
 }
 
@@ -196,6 +205,9 @@ export function decodeControl(bytes: Uint8Array): ControlMessage {
     case CONTROL.PUNCH:
     case CONTROL.UNMET:
       return readPathMessage(PATH_NAMES.get(bytes[0])!, members(bytes, MAX_PATH_BODY));
+    case CONTROL.LEG_ASK:
+    case CONTROL.LEG:
+      return readLegMessage(bytes[0] === CONTROL.LEG ? "leg" : "leg-ask", members(bytes, MAX_LEG_BODY));
     default:
       throw bad(bytes.length === 0 ? "an empty message" : `a message of type 0x${bytes[0]!.toString(16)}`);
   }

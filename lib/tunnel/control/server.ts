@@ -11,9 +11,12 @@ import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
 import type { CoordinatorStats } from "../path/coordinator.ts";
 import type { TlsCredentials } from "../carriers/engine.ts";
+import { LegRelay, type LegRelayOptions, type LegRelayStats } from "../relay/leg_relay.ts";
 import { type RelayLimits, type RelayOptions, type RelayStats, RelaySwitch } from "../relay/switch.ts";
 import { AgentLink, type AgentStats } from "./agent_link.ts";
 import { type DoorLimits, FrontDoor, type JoinAnswer } from "./front_door.ts";
+import type { EntranceSockets } from "./entrance.ts";
+import { LEGS_FEATURE } from "./leg_message.ts";
 import { CONTROL_VERSION, type ControlMessage, encodeControl, MAX_PEERS } from "./message.ts";
 import { PATHS_FEATURE } from "./path_message.ts";
 import { type ReplaceGuard, replaceGuard } from "./replace_guard.ts";
@@ -60,6 +63,8 @@ export interface ControlServerOptions<P extends PeerIdentity> {
   onMetaDrain?(node: string): void;
   /** Help with direct paths between agents; without it everything is relayed. */
   readonly paths?: ServerPathsOptions;
+  /** Sockets for relay legs; without them all that is relayed goes through channels. */
+  readonly legs?: ServerLegs;
   readonly limits?: {
     readonly agents?: number;
     readonly door?: Partial<DoorLimits>;
@@ -69,11 +74,18 @@ export interface ControlServerOptions<P extends PeerIdentity> {
   readonly tap?: RelayOptions["tap"];
 }
 
+/** What relay legs need of the kernel. */
+export interface ServerLegs {
+  readonly sockets: EntranceSockets;
+  readonly join: LegRelayOptions["join"];
+}
+
 export interface ControlServerStats {
   readonly agents: readonly AgentStats[];
   readonly pending: number;
   readonly turnedAway: number;
   readonly relay: RelayStats;
+  readonly legs: LegRelayStats | undefined;
   readonly paths: CoordinatorStats | undefined;
 }
 
@@ -85,6 +97,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
   readonly #ready = new Map<string, AgentLink>();
   readonly #guard: ReplaceGuard;
   readonly #paths: ServerPaths | undefined;
+  readonly #legs: LegRelay | undefined;
   #nextId = 1;
   #changed = new Set<string>();
   #cancelPresence: CancelTimer | undefined;
@@ -100,6 +113,13 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       send: (node, message) => this.#ready.get(node)?.tell(message),
       refusal: (from, to) => this.#refusal(from, to),
     }, options.paths);
+    const legs = this.#legs = options.legs && new LegRelay({
+      clock: options.clock,
+      log: options.log,
+      send: (node, message) => this.#ready.get(node)?.tell(message),
+      refusal: (from, to) => this.#legRefusal(from, to),
+      join: options.legs.join,
+    });
     this.#door = new FrontDoor({
       clock: options.clock,
       log: options.log,
@@ -108,6 +128,9 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       join: options.join,
       admit: (peer) => this.#admit(peer),
       onAgent: (ws, peer, observed) => this.#arrived(ws, peer, observed),
+      ...(options.legs && legs
+        ? { legs: { sockets: options.legs.sockets, onLeg: (stream, done) => legs.arrived(stream, done) } }
+        : {}),
       ...(options.limits?.door ? { limits: options.limits.door } : {}),
     });
     this.#relay = new RelaySwitch({
@@ -132,6 +155,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     this.#cancelSweep?.();
     this.#cancelPresence?.();
     for (const link of [...this.#links.values()]) link.goAway("SHUTDOWN", `server ${this.#options.name} stops`);
+    this.#legs?.close();
     await this.#paths?.close();
     await this.#door.close();
   }
@@ -145,9 +169,16 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
   pushRevocations(revoked: (peer: PeerIdentity) => boolean): void {
     const list = this.#options.revocations();
     for (const link of [...this.#links.values()]) {
-      if (revoked(link.peer)) link.goAway("REVOKED", `node ${link.peer.node} was revoked`);
-      else if (link.ready) link.tell({ type: "revocations", list });
+      if (revoked(link.peer)) {
+        link.goAway("REVOKED", `node ${link.peer.node} was revoked`);
+        this.#legs?.cut(link.peer.node);
+      } else if (link.ready) link.tell({ type: "revocations", list });
     }
+  }
+
+  /** Ends the relay legs of a node, as a network that breaks would; its sessions find another way. */
+  cutLegs(node: string): void {
+    this.#legs?.cut(node);
   }
 
   /** Whether an agent is connected and ready. */
@@ -161,6 +192,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       pending: this.#door.pending,
       turnedAway: this.#door.turnedAway,
       relay: this.#relay.stats(),
+      legs: this.#legs?.stats(),
       paths: this.#paths?.stats(),
     };
   }
@@ -187,6 +219,13 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     return this.#relayRefusal(from, to) ?? (this.#ready.has(to) ? undefined : "PEER_OFFLINE");
   }
 
+  /** The same for relay legs: both must be connected, and speak of them. */
+  #legRefusal(from: string, to: string): ReasonCode | undefined {
+    const refusal = this.#refusal(from, to);
+    if (refusal !== undefined) return refusal;
+    return [from, to].every((node) => this.#ready.get(node)?.takesLegs) ? undefined : "UNSUPPORTED";
+  }
+
   #arrived(ws: WebSocket, peer: P, observed: IpPort): void {
     const id = this.#nextId++;
     const { clock, log } = this.#options;
@@ -199,6 +238,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       onChannel: (frame) => this.#relay.receive(id, frame, clock.now()),
       onRenew: (body) => this.#options.renew(peer, body),
       onPath: (message) => this.#ready.get(peer.node) === link && this.#paths?.message(peer.node, message),
+      onLegAsk: (to) => void (this.#ready.get(peer.node) === link && this.#legs?.ask(peer.node, to)),
       onMeta: (message) => this.#options.onMeta?.(peer.node, message),
       onMetaDrain: () => this.#options.onMetaDrain?.(peer.node),
       onRelayDrain: () => this.#relay.drained(id),
@@ -224,7 +264,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       time: Math.floor(this.#options.clock.wall()),
       observed: link.observed,
       config: this.#options.config?.(peer.node) ?? {},
-      features: this.#paths ? [PATHS_FEATURE] : [],
+      features: [...(this.#paths ? [PATHS_FEATURE] : []), ...(this.#legs ? [LEGS_FEATURE] : [])],
     });
     link.tell({ type: "revocations", list: this.#options.revocations() });
     for (const message of this.#everybody(peer.node)) link.tell(message);
@@ -249,6 +289,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     if (this.#ready.get(node) !== link) return;
     this.#ready.delete(node);
     this.#paths?.gone(node);
+    this.#legs?.gone(node);
     this.#options.log.info("agent offline", { node, reason });
     if (!this.#closing) this.#tellSoon(node);
     this.#options.onAgentGone?.(node, reason);

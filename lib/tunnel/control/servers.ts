@@ -6,6 +6,7 @@ import { MeshError, type ReasonCode } from "../../errors.ts";
 import type { MonoMs } from "../../clock.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { ControlClient, type ControlClientOptions, type ControlState } from "./client.ts";
+import type { LegMessage } from "./leg_message.ts";
 import type { Welcome } from "./message.ts";
 import type { PathMessage } from "./path_message.ts";
 
@@ -24,6 +25,7 @@ export interface ServersEvents {
   /** A server's time, asked at `sentAt` on the monotonic clock. */
   onTime?(server: ControlClient, time: number, sentAt: MonoMs): void;
   onPath?(server: ControlClient, message: PathMessage): void;
+  onLeg?(server: ControlClient, message: LegMessage): void;
   onChannel(leg: ChannelDuplex): void;
   /** Something changed that a waiting dial may want to know: a server came, went, or could not be reached. */
   onChange(): void;
@@ -78,6 +80,7 @@ export class Servers {
         onRevocations: (list) => events.onRevocations?.(client, list),
         onTime: (time, sentAt) => events.onTime?.(client, time, sentAt),
         onPath: (message) => events.onPath?.(client, message),
+        onLeg: (message) => events.onLeg?.(client, message),
         onChannel: (leg) => events.onChannel(leg),
       });
       return client;

@@ -16,6 +16,12 @@ export interface ChannelPort {
   close(reason: ReasonCode | undefined): void;
 }
 
+/**
+ * Bytes after which a channel counts as busy, both directions together: a handshake and a few requests do not, a second
+ * of anything that would profit from a leg of its own does.
+ */
+export const BUSY_BYTES = 262_144;
+
 export class ChannelDuplex extends Duplex {
   /** The node at the other end, as the server says; only the inner TLS proves it. */
   readonly node: string;
@@ -23,6 +29,8 @@ export class ChannelDuplex extends Duplex {
   #waiting = 0;
   #ended: { readonly error: MeshError | undefined } | undefined;
   #closedByPeer = false;
+  #carried = 0;
+  #onBusy: (() => void) | undefined;
 
   constructor(node: string, port: ChannelPort) {
     // The credit window bounds what waits here; a second bound would only stop the reader earlier.
@@ -31,9 +39,16 @@ export class ChannelDuplex extends Duplex {
     this.#port = port;
   }
 
+  /** Called once, when the channel has carried {@link BUSY_BYTES}; not from inside the setter. */
+  set onBusy(listener: () => void) {
+    if (this.#carried < BUSY_BYTES) this.#onBusy = listener;
+    else queueMicrotask(listener);
+  }
+
   /** Bytes from the other agent; the duplex owns them from now on. */
   deliver(bytes: Uint8Array): void {
     if (this.destroyed) return;
+    this.#count(bytes.length);
     const more = this.push(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength));
     if (more) this.#port.consumed(bytes.length);
     else this.#waiting += bytes.length;
@@ -60,7 +75,15 @@ export class ChannelDuplex extends Duplex {
 
   override _write(chunk: Uint8Array, _encoding: string, done: (error?: Error | null) => void): void {
     if (this.#closedByPeer) return done(new MeshError("PEER_GONE", `The channel to ${this.node} is closed`));
+    this.#count(chunk.length);
     this.#port.write(chunk, () => done());
+  }
+
+  #count(bytes: number): void {
+    this.#carried += bytes;
+    if (this.#onBusy === undefined || this.#carried < BUSY_BYTES) return;
+    queueMicrotask(this.#onBusy);
+    this.#onBusy = undefined;
   }
 
   override _final(done: (error?: Error | null) => void): void {

@@ -25,6 +25,8 @@ export interface RelayPathOptions {
   readonly log: Logger;
   /** A peer connected to us. */
   onCarrier(carrier: Carrier): void;
+  /** The channel to this peer carries a lot. */
+  onBusy?(peer: string): void;
 }
 
 export class RelayPath implements PathAgent {
@@ -61,7 +63,9 @@ export class RelayPath implements PathAgent {
   async #accept(leg: ChannelDuplex): Promise<void> {
     const { engine, log, onCarrier } = this.#options;
     try {
-      onCarrier(await engine.accept(leg, { path: "relay" }));
+      const carrier = await engine.accept(leg, { path: "relay" });
+      leg.onBusy = () => this.#options.onBusy?.(carrier.peer.node);
+      onCarrier(carrier);
     } catch (error) {
       log.warn("peer refused", { claims: leg.node, path: "relay", reason: codeOf(error), error: describe(error) });
     }
@@ -117,6 +121,7 @@ class Attempt implements PathAttempt {
       const carrier = await this.#options.engine.connect(leg, { peer: this.#peer, path: "relay" });
       if (this.#over) return carrier.close("SHUTDOWN");
       this.#end();
+      leg.onBusy = () => this.#options.onBusy?.(this.#peer);
       this.#sink.onCarrier(carrier);
     } catch (error) {
       this.#leg = undefined;
