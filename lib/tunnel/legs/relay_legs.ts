@@ -22,7 +22,8 @@ const RETRY_MS = 60_000;
 
 /** A server that can relay legs. */
 export interface LegServer {
-  readonly ends: { readonly remote: IpPort } | undefined;
+  /** `remote` is undefined behind a proxy, which takes nothing but TLS. */
+  readonly ends: { readonly remote: IpPort | undefined } | undefined;
   readonly url: string;
   /** False when not connected, or to a server without legs. */
   sendLeg(message: LegMessage): boolean;
@@ -58,7 +59,9 @@ export class RelayLegs {
     const { node, servers, direct } = this.#options;
     if (this.#over || node > peer || direct(peer)) return;
     // Those that see the peer come first; one that does not says nothing.
-    for (const server of servers(peer)) if (server.sendLeg({ type: "leg-ask", peer })) return;
+    for (const server of servers(peer)) {
+      if (server.ends?.remote !== undefined && server.sendLeg({ type: "leg-ask", peer })) return;
+    }
   }
 
   /** What a server says about legs. Throws MeshError PROTOCOL for what only servers are told. */
