@@ -118,7 +118,7 @@ export class TunnelManager implements Dialer, DatagramDialer {
 
   /** The path of the session with a node; undefined while it has none. */
   pathTo(node: string): PathKind | undefined {
-    return this.#peers.get(node)?.path;
+    return this.#peers.get(node)?.status().path;
   }
 
   status(): TunnelStatus {

@@ -83,11 +83,6 @@ export class Peer {
     return this.#state.kind;
   }
 
-  /** The path in use; undefined while there is none. */
-  get path(): PathKind | undefined {
-    return this.#state.kind === "up" ? this.#state.carrier.path : undefined;
-  }
-
   /** Who is at the other end, once it was proven. */
   get identity(): PeerIdentity | undefined {
     return this.#identity?.keyHash === "" ? undefined : this.#identity;
