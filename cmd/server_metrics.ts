@@ -5,7 +5,7 @@ import type { RunningServer } from "./server.ts";
 
 export function collectServerMetrics(server: RunningServer): Registry {
   const r = processMetrics(server);
-  const { agents, pending, turnedAway, relay } = server.control.stats();
+  const { agents, pending, turnedAway, relay, paths } = server.control.stats();
   r.gauge("edgemesh_agents", "Agents connected").set(agents.length);
   r.gauge("edgemesh_enrolled_nodes", "Nodes enrolled").set(server.identity.enrolments.list().length);
   r.gauge("edgemesh_pending_connections", "Connections that are not agents yet").set(pending);
@@ -16,5 +16,12 @@ export function collectServerMetrics(server: RunningServer): Registry {
   r.counter("edgemesh_relay_channels_opened_total", "Channels opened").set(relay.opened);
   const refused = r.counter("edgemesh_relay_channels_refused_total", "Channels refused", ["reason"]);
   for (const [reason, n] of Object.entries(relay.refused)) refused.set(n, reason);
+  if (paths) {
+    r.gauge("edgemesh_punch_rounds_running", "Rounds of hole punching being coordinated now").set(paths.rounds);
+    const rounds = r.counter("edgemesh_punch_rounds_coordinated_total", "Rounds by how far they came", ["step"]);
+    rounds.set(paths.begun, "begun");
+    rounds.set(paths.started, "started");
+    rounds.set(paths.connected, "connected");
+  }
   return r;
 }

@@ -126,7 +126,12 @@ const METRICS_OF_AGENT = [
   "edgemesh_rules_syncs_total",
   "edgemesh_process_cpu_seconds_total",
 ];
-const METRICS_OF_SERVER = ["edgemesh_agents", "edgemesh_relayed_bytes_total", "edgemesh_process_open_descriptors"];
+const METRICS_OF_SERVER = [
+  "edgemesh_punch_rounds_coordinated_total",
+  "edgemesh_agents",
+  "edgemesh_relayed_bytes_total",
+  "edgemesh_process_open_descriptors",
+];
 
 async function surface(bed: Bed): Promise<void> {
   const modes = await bed.sh("cd /run/edgemesh && stat -c '%n %a %U' *.sock");
