@@ -223,6 +223,42 @@ Deno.test("forwarder: when no endpoint answers the client is reset with the last
   assert.equal(bench.forwarder.status().connections, 0);
 });
 
+Deno.test("forwarder: an endpoint that has moved is looked for again when news of it have come", async () => {
+  await using bench = new Bench();
+  await bench.serve(web([away(3)]));
+  bench.tunnel.fate.set("n3", "ENDPOINT_REMOVED");
+  let far: Collector | undefined;
+  bench.tunnel.onStream = (stream) => far = new Collector(stream);
+  const client = bench.connect();
+  client.say("hello");
+  bench.loop.run();
+  assert.equal(client.closed, "no");
+  await bench.serve(web([away(4)]));
+  bench.clock.advance(250);
+  bench.loop.run();
+  assert.deepEqual([bench.tunnel.dials.map((d) => d.node), far!.text], [["n3", "n4"], "hello"]);
+  client.stream.reset("RESET");
+  bench.loop.run();
+  // No news: it is given up in the end. The client leaves: nobody goes on.
+  await bench.serve(web([away(3)]));
+  const [waits, leaves] = [bench.connect(), bench.connect()];
+  bench.loop.run();
+  leaves!.stream.reset("RESET");
+  for (let i = 0; i < 8; i++) {
+    bench.loop.run();
+    bench.clock.advance(250);
+  }
+  bench.loop.run();
+  assert.equal(waits!.closed, "ENDPOINT_REMOVED");
+  assert.equal(bench.forwarder.status().connections, 0);
+  const gone = bench.connect();
+  bench.loop.run();
+  await bench.serve({ services: [service("a/other", { clusterIPs: ["10.96.0.2"] })] });
+  bench.clock.advance(250);
+  bench.loop.run();
+  assert.equal(gone.closed, "NO_SERVICE");
+});
+
 Deno.test("forwarder: a silent endpoint costs one deadline, all of them two", async () => {
   await using bench = new Bench();
   await bench.serve(web([away(3), away(4), away(5), away(6)]));

@@ -21,6 +21,8 @@ import type { Slot, Verdict } from "./plan_model.ts";
 
 /** Endpoints tried for one connection; a client that waits longer than a few attempts has given up itself. */
 export const MAX_ATTEMPTS = 4;
+/** Metadata reaches all agents within this, in nearly all cases: the server sends changes every 100 ms. */
+const STALE_MS = 250;
 /** All attempts together end after so many deadlines of one attempt. */
 const BUDGET_ATTEMPTS = 2;
 
@@ -123,7 +125,7 @@ function saysDown(reason: ReasonCode): boolean {
  */
 class Connection implements Tracked, StreamHandler {
   readonly #deps: TcpDeps;
-  readonly #found: Found;
+  #found: Found;
   readonly #started: MonoMs;
   readonly #client: IpPort;
   /** Until the streams are joined, and for the access line. */
@@ -213,6 +215,9 @@ class Connection implements Tracked, StreamHandler {
     const untried = slots.length - (this.#failed?.size ?? 0);
     const now = clock.now();
     const left = connectTimeoutMs * BUDGET_ATTEMPTS - (now - this.#started);
+    if (untried <= 0 && last === "ENDPOINT_REMOVED" && this.#attempts < MAX_ATTEMPTS && left > STALE_MS) {
+      return this.#lookAgain();
+    }
     if (untried <= 0 || this.#attempts >= MAX_ATTEMPTS || left <= 0) {
       count(counters.of(port.id).failed, last);
       return this.reset(last);
@@ -221,6 +226,19 @@ class Connection implements Tracked, StreamHandler {
     this.#slot = slot;
     this.#attempts++;
     this.#dial(slot, Math.min(connectTimeoutMs, left));
+  }
+
+  /** An endpoint's own node knows better than we do where the Service is: soon we shall know too. */
+  #lookAgain(): void {
+    const { clock, index, facts } = this.#deps;
+    this.#deadline = clock.timer(STALE_MS, () => {
+      this.#deadline = undefined;
+      const found = index.find("TCP", this.#accepted!.original, facts().addresses);
+      if (!found) return this.reset("NO_SERVICE");
+      this.#found = found;
+      this.#failed = undefined;
+      this.next("ENDPOINT_REMOVED");
+    });
   }
 
   /** The endpoint answered. */
