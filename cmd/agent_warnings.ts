@@ -17,6 +17,7 @@ export interface WarningFacts {
 export function agentWarnings(agent: RunningAgent, facts: WarningFacts): Warning[] {
   return [
     ...serverWarnings(agent, facts.servers),
+    ...sourceWarnings(agent),
     ...moduleWarnings(agent, facts.forward),
     ...diskWarnings(agent),
     ...identityWarnings(agent),
@@ -29,6 +30,14 @@ function serverWarnings({ config }: RunningAgent, servers: readonly ServerLinkSt
   const text =
     `no server is connected (${why}); Services on this node and over existing direct paths go on, others do not`;
   return [{ code: /connected again from/.test(why) ? "REPLACED" : "SERVER_UNREACHABLE", text, hint: serverHint(why) }];
+}
+
+/** An API that somebody named and that is not followed: what it would say is not known, however current the rest looks. */
+function sourceWarnings({ explicit }: RunningAgent): Warning[] {
+  const status = explicit?.status();
+  if (status?.lastError === undefined) return [];
+  const text = `the ${status.kind} source that is configured is not followed: ${status.lastError}`;
+  return [{ code: "NOT_SYNCED", text, hint: "edgemesh config show" }];
 }
 
 function moduleWarnings({ dns, config }: RunningAgent, forward: ForwardStatus | undefined): Warning[] {

@@ -5,6 +5,7 @@ import { systemClock } from "../lib/clock.ts";
 import { MeshError } from "../lib/errors.ts";
 import { memoryUse } from "../lib/linux/process.ts";
 import type { LogLevel } from "../lib/log.ts";
+import { lostClaims } from "../lib/meta/claims.ts";
 import { problemText } from "../lib/meta/problems.ts";
 import { type ServerStatus, STATUS_VERSION } from "../lib/status.ts";
 import { buildInfo, VERSION } from "../lib/version.ts";
@@ -79,7 +80,7 @@ function serverStatus(server: RunningServer): ServerStatus {
     // A cluster without Istio is no broken cluster: kinds that are not installed are shown, and no problem.
     const wrong = status.problems.filter((p) => p.code !== "SOURCE_UNKNOWN");
     return [...(status.lastError ? [status.lastError] : []), ...wrong.map(problemText)];
-  });
+  }).concat(lostClaims(store.snapshot).map(problemText));
   const wall = systemClock.wall();
   return {
     apiVersion: STATUS_VERSION,

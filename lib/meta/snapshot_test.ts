@@ -1,4 +1,6 @@
 import assert from "node:assert/strict";
+import { lostClaims } from "./claims.ts";
+import { problemText } from "./problems.ts";
 import fc from "fast-check";
 import type { Kind, Kinds } from "./model.ts";
 import type { ObjectChange } from "./objects.ts";
@@ -78,11 +80,22 @@ Deno.test("snapshot: two claims on one external IP: a cluster IP wins, then the 
   const contested = [...s.contested()];
   assert.equal(contested.length, 1);
   assert.deepEqual(contested[0]!.services.map((x) => x.name), ["other-port", "z-old", "b-young", "a-unknown"]);
+  assert.deepEqual(lostClaims(s).map((p) => [p.code, problemText(p)]), [
+    [
+      "CLAIM_LOST",
+      "Service shop/b-young: spec.externalIPs 203.0.113.7:80: TCP belongs to Service shop/z-old, which claims it, too",
+    ],
+    [
+      "CLAIM_LOST",
+      "Service shop/a-unknown: spec.externalIPs 203.0.113.7:80: TCP belongs to Service shop/z-old, which claims it, too",
+    ],
+  ]);
   const owner = s.apply([put("service", aService({ name: "vip", clusterIPs: [ip], created: 900 }))]).snapshot;
   assert.equal(owner.ownerOf(ip, "TCP", 80)?.name, "vip");
   assert.equal(owner.serviceByIp(ip)?.name, "vip");
   const alone = owner.apply(["b-young", "z-old", "a-unknown", "other-port"].map((n) => remove("service", `shop/${n}`)));
   assert.equal([...alone.snapshot.contested()].length, 0);
+  assert.deepEqual(lostClaims(alone.snapshot), []);
 });
 
 Deno.test("snapshot: any history of changes gives the indexes a fresh build would give", () => {
