@@ -300,7 +300,8 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       if (!live.dns.enabled) {
         await dns?.close();
         dns = undefined;
-      } else dns ??= await startDns();
+      } else if (dns) await dns.reload(live);
+      else dns = await startDns();
     },
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };

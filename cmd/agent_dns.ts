@@ -33,8 +33,8 @@ export interface DnsModuleParts {
 }
 
 export class DnsModule {
-  readonly #parts: DnsModuleParts;
-  readonly #config: DnsConfig;
+  #parts: DnsModuleParts;
+  #config: DnsConfig;
   #server: DnsServer | undefined;
   #problem: { readonly text: string; readonly hint?: string } | undefined;
   #host: HostResolver | undefined;
@@ -76,6 +76,23 @@ export class DnsModule {
     this.#server?.networkChanged();
   }
 
+  /**
+   * Goes on with another configuration, and looks at the host's upstreams again in any case. What was learned is kept;
+   * a question that is under way at that moment is asked again by its client. Throws CONFIG_INVALID; then nothing changed.
+   */
+  async reload(config: AgentConfig): Promise<void> {
+    const parts = { ...this.#parts, config };
+    const wanted = await dnsConfig(parts);
+    const same = JSON.stringify(wanted) === JSON.stringify(this.#config);
+    this.#parts = parts;
+    this.#config = wanted;
+    if (same) return this.#server?.reloadUpstreams();
+    this.#cancel?.();
+    await this.#server?.close();
+    this.#server = undefined;
+    await this.#try();
+  }
+
   /** Gives the host its own resolver back, saves what is worth keeping, and stops answering. */
   async close(): Promise<void> {
     this.#cancel?.();
@@ -101,7 +118,7 @@ export class DnsModule {
       if (this.#problem !== undefined) log.info("DNS listens now");
       this.#problem = undefined;
       // Only now: a host that asks us while nobody listens would have no names at all.
-      if (config.dns.integrate !== "off") {
+      if (config.dns.integrate !== "off" && !this.#host) {
         const { HostResolver } = await import("./host_resolver.ts");
         this.#host = new HostResolver(config, log);
         await this.#host.apply(mesh);

@@ -55,7 +55,7 @@ export class EpollLoop implements Loop {
 
   private constructor(options: EpollLoopOptions) {
     this.#log = options.log;
-    this.#poller = new Poller(options.log);
+    this.#poller = new Poller(options.log, options.clock);
     this.#ops = new SocketOps();
     this.#deadlines = new Deadlines(options.clock, (error) => this.#poller.report(error));
     this.#streams = new StreamKit(this.#poller, this.#ops, this.#deadlines);

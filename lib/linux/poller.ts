@@ -4,6 +4,7 @@
  * exactly as long as a descriptor is watched.
  */
 import { setImmediate } from "node:timers";
+import type { Clock } from "../clock.ts";
 import type { Logger } from "../log.ts";
 import { EAGAIN, EINTR, sysError } from "./errno.ts";
 import { errno, type Fd, type Libc, libc } from "./ffi.ts";
@@ -41,13 +42,14 @@ const EVENTS_PER_CALL = 256;
 const TURNS_PER_YIELD = 64;
 const EVENTS_PER_YIELD = 256;
 /**
- * Before the wait, the kernel is asked once more in a turn of Deno's loop; where asking found something the last time, as
- * on a connection that goes back and forth, so often in each of so many turns: going to sleep and coming back costs some
- * 15 µs and what the scheduler takes for it. Where it did not, asking would keep the processor from whoever has the
- * answer. Several questions per turn, because each turn leaves 0.6 KB of garbage.
+ * Before the wait, the kernel is asked once more in a turn of Deno's loop; where the last wait was over quickly or asking
+ * found something, as on a connection that goes back and forth, so often in each of so many turns: going to sleep and
+ * coming back costs some 15 µs and what the scheduler takes for it. Otherwise asking would keep the processor from
+ * whoever has the answer. Several questions per turn, because each turn leaves 0.6 KB of garbage.
  */
 const IDLE_TURNS = 3;
 const ASKS_PER_IDLE_TURN = 8;
+const QUICK_MS = 0.1;
 /** Marks the eventfd that ends a wait; no descriptor has this number. */
 const WAKE = 0xffffffff;
 
@@ -59,6 +61,7 @@ type State = "stopped" | "scheduled" | "running" | "waiting" | "closed";
 export class Poller {
   readonly #c: Libc = libc();
   readonly #log: Logger;
+  readonly #clock: Clock;
   readonly #epoll: Fd;
   readonly #wake: Fd;
   readonly #control = Memory.allocate(STRUCT.epoll_event.size);
@@ -67,20 +70,25 @@ export class Poller {
   /** By descriptor number; the generation tells a late event of a closed descriptor from one of its successor. */
   readonly #targets: (Pollable | undefined)[] = [];
   readonly #generations: number[] = [];
-  readonly #turn = () => this.#run();
+  // A callback that comes although nothing was asked for is no turn: two at a time would each ask for another.
+  readonly #turn = () => {
+    if (this.#state === "scheduled") this.#run();
+  };
   #idle: IdleWait | undefined;
   #generation = 0;
   #size = 0;
   #idleTurns = 0;
   #askingPays = false;
+  #waitedFrom = 0;
   #state: State = "stopped";
   #deferred: Deferred[] = [];
   #running: Deferred[] = [];
   readonly #finished = Promise.withResolvers<void>();
 
   /** Throws MeshError KERNEL. */
-  constructor(log: Logger) {
+  constructor(log: Logger, clock: Clock) {
     this.#log = log;
+    this.#clock = clock;
     this.#epoll = this.#c.epoll_create1(O_CLOEXEC);
     if (this.#epoll < 0) throw sysError("create an epoll instance", errno());
     this.#wake = this.#c.eventfd(0, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -209,7 +217,7 @@ export class Poller {
   }
 
   readonly #look = () => {
-    if (this.#state === "closed" || !this.#idle) return;
+    if (this.#state !== "scheduled" || !this.#idle) return;
     if (this.#deferred.length > 0) this.#poke();
     this.#wait(this.#idle);
   };
@@ -234,14 +242,20 @@ export class Poller {
     }
     if (this.#idleTurns++ < (this.#askingPays ? IDLE_TURNS : 1)) return this.#schedule();
     this.#idleTurns = 0;
-    this.#askingPays = false;
-    this.#wait(this.#idle ??= openIdleWait(this.#epoll, this.#turn));
+    this.#wait(this.#idle ??= openIdleWait(this.#epoll, this.#wakeUp));
   }
 
   #wait(idle: IdleWait): void {
     this.#state = "waiting";
+    this.#waitedFrom = this.#clock.now();
     idle.arm();
   }
+
+  readonly #wakeUp = () => {
+    if (this.#state !== "waiting") return;
+    this.#askingPays = this.#clock.now() - this.#waitedFrom < QUICK_MS;
+    this.#run();
+  };
 
   readonly #drainWaiting = () => {
     if (this.#state === "waiting") this.#drain();

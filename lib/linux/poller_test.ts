@@ -24,7 +24,7 @@ const quiet = { onFault: () => {}, abandon: () => {} };
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
 
 Deno.test("a descriptor that took the number of a closed one does not get its events", async () => {
-  const poller = new Poller(nullLogger);
+  const poller = new Poller(nullLogger, systemClock);
   const [a, aPeer] = socketPair();
   const [b, bPeer] = socketPair();
   const heard: string[] = [];
@@ -52,7 +52,7 @@ Deno.test("a descriptor that took the number of a closed one does not get its ev
 });
 
 Deno.test("Deno's own loop gets its turns while the poller is busy without end", async () => {
-  const poller = new Poller(nullLogger);
+  const poller = new Poller(nullLogger, systemClock);
   let turns = 0;
   const again = {
     run() {
@@ -73,7 +73,7 @@ Deno.test("Deno's own loop gets its turns while the poller is busy without end",
 });
 
 Deno.test("Deno's own sockets are served within a few yields while the poller is busy without end", async () => {
-  const poller = new Poller(nullLogger);
+  const poller = new Poller(nullLogger, systemClock);
   const [a, aPeer] = socketPair();
   let turns = 0;
   poller.add(a, EPOLLIN, { ...quiet, onEvents: () => turns++ });
@@ -102,7 +102,7 @@ Deno.test("Deno's own sockets are served within a few yields while the poller is
 });
 
 Deno.test("work that is deferred while the loop is idle runs at once, not with the next event", async () => {
-  const poller = new Poller(nullLogger);
+  const poller = new Poller(nullLogger, systemClock);
   const [a, aPeer] = socketPair();
   poller.add(a, EPOLLIN, { ...quiet, onEvents: () => {} });
   while (!poller.isWaiting) await turn();
@@ -126,7 +126,7 @@ Deno.test("work that is deferred while the loop is idle runs at once, not with t
 });
 
 Deno.test("closing from inside a callback ends it all, also for events that are already there", async () => {
-  const poller = new Poller(nullLogger);
+  const poller = new Poller(nullLogger, systemClock);
   const pairs = Array.from({ length: 5 }, socketPair);
   let heard = 0;
   for (const [fd] of pairs) {

@@ -153,12 +153,18 @@ async function report(subjects: readonly Subject[], results: Results): Promise<v
     }
   }
   say(`\npaced at ${PACE}/s, addresses`);
-  say(row(["", "mean ms", "p99 ms", "CPU %", "lost"]));
+  say(row(["", "mean ms", "p99 ms", "CPU %", "lost"]) + "   mean/p99 ms and CPU % of each round");
   for (const { name } of subjects) {
     const runs = results.paced.get(name)!;
     const cell = (pick: (p: Paced) => number, digits: number) => median(runs.map(pick)).toFixed(digits);
     const lost = String(runs.reduce((sum, p) => sum + p.lost, 0));
-    say(row([name, cell((p) => p.meanMs, 3), cell((p) => p.p99Ms, 3), cell((p) => p.cpuPercent, 1), lost]));
+    const rounds = runs.map((p) => `${p.meanMs.toFixed(3)}/${p.p99Ms.toFixed(2)} ${p.cpuPercent.toFixed(0)}`).join(
+      "  ",
+    );
+    say(
+      row([name, cell((p) => p.meanMs, 3), cell((p) => p.p99Ms, 3), cell((p) => p.cpuPercent, 1), lost]) +
+        `   ${rounds}`,
+    );
   }
   say(`\nmemory with ${SERVICES} Services, after the load, MiB`);
   say(row(["", "private", "RSS", "PSS"]));
