@@ -20,6 +20,8 @@ const DOUBT_FIRST_MS = 1_000;
  * a download or a call is soon known. Requests now and then cost no more pings than before.
  */
 const QUIET_MS = 300;
+/** Round trips that the answer to this ping may take: what fills the queues of the way would be arriving meanwhile. */
+const QUIET_RTTS = 1.5;
 const FLOW_GAP_MS = 150;
 const FLOW_MS = 1_000;
 
@@ -121,11 +123,13 @@ export class Liveness {
       this.#silent = true;
       return "doubt";
     }
+    let quiet = false;
     if (now >= this.#quietAt) {
       const due = this.#lastHeard + QUIET_MS;
       // While bytes come, the moment to look moves on.
       this.#quietAt = due > now ? due : Infinity;
-      if (due <= now && !this.#outstanding) this.#nextAt = now;
+      quiet = due <= now && !this.#outstanding;
+      if (quiet) this.#nextAt = now;
     }
     if (now < this.#nextAt) return "none";
     if (this.#outstanding && ++this.#missed >= PINGS_MISSED && now - this.#lastHeard >= DEAD_MS) {
@@ -135,7 +139,7 @@ export class Liveness {
     this.#outstanding = true;
     this.#token++;
     this.#nextAt = now + PING_ACTIVE_MS;
-    this.#expect(now);
+    this.#expect(now, quiet ? QUIET_RTTS : DOUBT_RTTS);
     return "ping";
   }
 
@@ -146,9 +150,9 @@ export class Liveness {
   }
 
   /** An answer is owed; the oldest one that is decides when to doubt. */
-  #expect(now: number): void {
+  #expect(now: number, rtts = DOUBT_RTTS): void {
     if (this.#doubtAt !== Infinity) return;
     const { rttMs } = this;
-    this.#doubtAt = now + (rttMs === undefined ? DOUBT_FIRST_MS : Math.max(DOUBT_MIN_MS, DOUBT_RTTS * rttMs));
+    this.#doubtAt = now + (rttMs === undefined ? DOUBT_FIRST_MS : Math.max(DOUBT_MIN_MS, rtts * rttMs));
   }
 }

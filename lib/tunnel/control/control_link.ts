@@ -22,7 +22,7 @@ const PONG_MS = 5_000;
  */
 const PROBE_RTTS = 5;
 const PROBE_MIN_MS = 250;
-const PROBE_MAX_MS = 1_000;
+const PROBE_MAX_MS = 500;
 /** Missed answers, with nothing else heard, after which the connection is dead: 30 s after the last sign of life at most. */
 const MISSED = 3;
 /** The same while there is doubt: something else has fallen silent already. */
