@@ -90,6 +90,7 @@ export class AgentTunnel {
     this.servers = new Servers(control, {
       ...events,
       onPeers: (server, online, offline) => {
+        relay.appeared(online);
         this.manager.reachable(online);
         if (paths?.eager) void this.#greet(online);
         events?.onPeers?.(server, online, offline);
@@ -120,6 +121,7 @@ export class AgentTunnel {
       onCarrier: (carrier) => this.manager.accept(carrier),
     });
     const relay = new RelayPath({
+      clock,
       engine: this.#engine,
       servers: this.servers,
       log: log.child("relay"),

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { pause, systemClock } from "../../lib/clock.ts";
 import type { MeshError, ReasonCode } from "../../lib/errors.ts";
+import { RETURN_MS } from "../../lib/tunnel/control/presence.ts";
 import { Client, echo, TunnelRig } from "./tunnel_rig.ts";
 import { TestPki } from "./tunnel_pki.ts";
 
@@ -196,6 +197,30 @@ test("a peer that goes ends its streams when it does not come back, and is diall
   await next.until(() => next.received === 5 || next.over);
   assert.equal(next.text, "again");
   assert.equal(again.incoming.length, 1);
+});
+
+test("a stream opened while its peer is just connecting again waits for it; one to a peer that stays away is told in time", async (rig) => {
+  const { server, a, b } = await pairOf(rig);
+  await a.until(() => a.online.includes("edge-b"));
+  b.tunnel.servers.close();
+  await a.until(() => !a.online.includes("edge-b"));
+  const early = a.dial("edge-b", "early");
+  await pause(200);
+  assert.equal(early.over, false, "refused while the peer is expected back");
+  const again = await rig.agent("edge-b", server.url);
+  await early.until(() => early.received === 5 || early.over);
+  assert.equal(early.text, "early");
+  early.stream.reset("RESET");
+
+  again.tunnel.servers.close();
+  await a.until(() => !a.online.includes("edge-b"));
+  const began = systemClock.now();
+  assert.equal(await a.dial("edge-b", "late").closed(), "PEER_OFFLINE");
+  const ms = systemClock.now() - began;
+  assert.ok(ms > RETURN_MS / 2 && ms < RETURN_MS + 2000, `told after ${Math.round(ms)} ms`);
+  const since = systemClock.now();
+  assert.equal(await a.dial("edge-b", "later").closed(), "PEER_OFFLINE");
+  assert.ok(systemClock.now() - since < 500, "nobody hopes for it any more");
 });
 
 test("a peer that starts anew without a word is not mistaken for its former self", async (rig) => {

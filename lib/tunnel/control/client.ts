@@ -11,6 +11,7 @@ import { CONNECT_MS, ControlLink } from "./control_link.ts";
 import { type LegMessage, LEGS_FEATURE } from "./leg_message.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
+import { Presence } from "./presence.ts";
 
 /** First wait after a failure; doubles up to a limit; the real wait is a random half to whole of it. */
 const BACKOFF_MS = 100;
@@ -26,6 +27,8 @@ const SILENT_MAX_MS = 1_000;
  * A host that moves about loses many in a row, each after seconds, and its streams wait for the next one.
  */
 const LOST_MAX_MS = 1_000;
+/** The same while the host itself refuses: it is up and its server is not, which is a restart more often than not. */
+const CLOSED_MAX_MS = 500;
 /** A connection that lasted this long was good: the next failure starts at the beginning again. */
 const STABLE_MS = 10_000;
 
@@ -62,7 +65,7 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
 }
 
 /** Nothing answered; something did, and it came to nothing; a connection that stood is gone. */
-type Failure = "silent" | "refused" | "lost";
+type Failure = "silent" | "closed" | "refused" | "lost";
 
 /** What `status` shows of one server. */
 export type ControlState =
@@ -74,7 +77,7 @@ export type ControlState =
 export class ControlClient {
   readonly url: string;
   readonly #options: ControlClientOptions;
-  readonly #online = new Set<string>();
+  readonly #presence = new Presence();
   #state: ControlState = { phase: "stopped" };
   #live: ControlLink | undefined;
   #attempt = 0;
@@ -140,7 +143,13 @@ export class ControlClient {
 
   /** Nodes connected to this server that we may see; ours not among them. */
   get online(): ReadonlySet<string> {
-    return this.#online;
+    return this.#presence.online;
+  }
+
+  /** Milliseconds in which a node that is not there now may be expected back; 0 when it is not, or we are not connected. */
+  returnsWithin(node: string): number {
+    const state = this.#state;
+    return state.phase === "up" ? this.#presence.returnsWithin(node, this.#options.clock.now(), state.sinceMs) : 0;
   }
 
   /** Round trip to the server in milliseconds; undefined while it is not known. */
@@ -221,7 +230,7 @@ export class ControlClient {
         onMessage: (message) => this.#message(message),
       });
     } catch (error) {
-      this.#retry(error, answered ? "refused" : "silent");
+      this.#retry(error, answered ? "refused" : isClosed(error) ? "closed" : "silent");
     }
   }
 
@@ -235,8 +244,7 @@ export class ControlClient {
     const state = this.#state;
     this.#live = undefined;
     if (state.phase === "up") {
-      const gone = [...this.#online];
-      this.#online.clear();
+      const gone = this.#presence.clear(this.#options.clock.now());
       if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = this.#refused = this.#lost = 0;
       this.#options.onDown(error.code);
       if (gone.length > 0) this.#options.onPeers([], gone);
@@ -265,6 +273,7 @@ export class ControlClient {
   #backoff(code: ReasonCode, how: Failure): number {
     const doubled = (failures: number, max: number) => Math.min(max, BACKOFF_MS * 2 ** Math.min(failures - 1, 20));
     if (how === "silent") return doubled(++this.#silent, SILENT_MAX_MS);
+    if (how === "closed") return doubled(++this.#silent, CLOSED_MAX_MS);
     this.#silent = 0;
     if (how === "lost") return doubled(++this.#lost, LOST_MAX_MS);
     // Somebody else has our name: pulling the connection back and forth helps nobody.
@@ -274,13 +283,7 @@ export class ControlClient {
   #message(m: ControlMessage): void {
     switch (m.type) {
       case "peers": {
-        const mine = (node: string) => node !== this.#options.node;
-        const online = m.online.filter((node) => mine(node) && !this.#online.has(node));
-        const offline = m.full
-          ? [...this.#online].filter((node) => !m.online.includes(node))
-          : m.offline.filter((node) => this.#online.has(node));
-        for (const node of online) this.#online.add(node);
-        for (const node of offline) this.#online.delete(node);
+        const { online, offline } = this.#presence.take(m, this.#options.node, this.#options.clock.now());
         if (online.length + offline.length > 0) this.#options.onPeers(online, offline);
         return;
       }
@@ -297,4 +300,10 @@ export class ControlClient {
         throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
     }
   }
+}
+
+/** The port is closed: the host answered, at no cost to anybody. */
+function isClosed(error: unknown): boolean {
+  const { cause } = error as { cause?: { code?: unknown } };
+  return cause?.code === "ECONNREFUSED";
 }

@@ -111,6 +111,11 @@ export class Servers {
     return this.clients.some((client) => client.promising);
   }
 
+  /** Milliseconds in which a node that a connected server had is expected back there; 0: nowhere. */
+  returnsWithin(node: string): number {
+    return Math.max(...this.clients.map((client) => client.returnsWithin(node)));
+  }
+
   /** Channels open on all connections. */
   get channels(): number {
     return this.clients.reduce((sum, client) => sum + client.channels, 0);

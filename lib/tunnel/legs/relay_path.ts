@@ -1,4 +1,5 @@
 /** Carriers through the servers: a channel on a control connection with our own mutual TLS inside. */
+import type { CancelTimer, Clock } from "../../clock.ts";
 import { codeOf, describe, MeshError, type ReasonCode } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { Carrier } from "../carrier.ts";
@@ -21,7 +22,8 @@ const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
 
 export interface RelayPathOptions {
   readonly engine: CarrierEngine<ChannelDuplex>;
-  readonly servers: Pick<Servers, "candidates" | "connecting" | "lastError">;
+  readonly clock: Clock;
+  readonly servers: Pick<Servers, "candidates" | "connecting" | "lastError" | "returnsWithin">;
   readonly log: Logger;
   /** A peer connected to us. */
   onCarrier(carrier: Carrier): void;
@@ -50,6 +52,11 @@ export class RelayPath implements PathAgent {
     for (const attempt of [...this.#attempts]) attempt.serversChanged();
   }
 
+  /** Nodes that are connected to a server again: attempts that hoped for one go on. */
+  appeared(nodes: readonly string[]): void {
+    for (const attempt of [...this.#attempts]) if (nodes.includes(attempt.peer)) attempt.appeared();
+  }
+
   /** Another agent opened a channel to us. */
   accept(leg: ChannelDuplex): void {
     if (this.#accepting >= MAX_ACCEPTING) {
@@ -73,18 +80,20 @@ export class RelayPath implements PathAgent {
 }
 
 class Attempt implements PathAttempt {
+  readonly peer: string;
   readonly #options: RelayPathOptions;
-  readonly #peer: string;
   readonly #sink: PathSink;
   readonly #onEnd: () => void;
   readonly #tried = new Set<ControlClient>();
   #leg: ChannelDuplex | undefined;
   #last: MeshError | undefined;
+  #cancelHope: CancelTimer | undefined;
+  #hoped = false;
   #over = false;
 
   constructor(options: RelayPathOptions, peer: string, sink: PathSink, onEnd: () => void) {
     this.#options = options;
-    this.#peer = peer;
+    this.peer = peer;
     this.#sink = sink;
     this.#onEnd = onEnd;
   }
@@ -92,10 +101,11 @@ class Attempt implements PathAttempt {
   start(): void {
     if (this.#over || this.#leg) return;
     const { servers } = this.#options;
-    const server = servers.candidates(this.#peer).find((client) => !this.#tried.has(client));
+    const server = servers.candidates(this.peer).find((client) => !this.#tried.has(client));
     if (server) return void this.#through(server);
     // A server that is just coming up may be the one; the manager's deadline bounds the wait.
     if (servers.connecting) return;
+    if (this.#last?.code === "PEER_OFFLINE" && this.#hope()) return;
     this.#end();
     this.#sink.onFailed(
       this.#last ?? new MeshError("SERVER_UNREACHABLE", `Not connected to any server: ${servers.lastError}`),
@@ -106,6 +116,26 @@ class Attempt implements PathAttempt {
     queueMicrotask(() => this.start());
   }
 
+  /** The peer is there again. */
+  appeared(): void {
+    if (this.#leg) return;
+    this.#tried.clear();
+    this.serversChanged();
+  }
+
+  /** Whether the peer was there until a moment ago and may be back soon: then this attempt is worth keeping. */
+  #hope(): boolean {
+    const ms = this.#options.servers.returnsWithin(this.peer);
+    if (ms <= 0) return false;
+    // The node may be back before we are told so: asked again at the end at the latest.
+    this.#cancelHope ??= this.#options.clock.timer(ms, () => {
+      this.#hoped = true;
+      this.#tried.clear();
+      this.start();
+    });
+    return !this.#hoped;
+  }
+
   cancel(): void {
     if (this.#over) return;
     this.#end();
@@ -114,11 +144,11 @@ class Attempt implements PathAttempt {
 
   async #through(server: ControlClient): Promise<void> {
     this.#tried.add(server);
-    const leg = server.openChannel(this.#peer);
+    const leg = server.openChannel(this.peer);
     if (!leg) return this.start();
     this.#leg = leg;
     try {
-      const carrier = await this.#options.engine.connect(leg, { peer: this.#peer, path: "relay" });
+      const carrier = await this.#options.engine.connect(leg, { peer: this.peer, path: "relay" });
       if (this.#over) return carrier.close("SHUTDOWN");
       this.#end();
       leg.onBusy = () => this.#options.onBusy?.(this.#peer);
@@ -130,7 +160,7 @@ class Attempt implements PathAttempt {
   }
 
   #failed(server: ControlClient, error: unknown): void {
-    const failure = explained(error, this.#peer, server.url);
+    const failure = explained(error, this.peer, server.url);
     this.#sink.onNote("relay", `${server.url}: ${failure.code}`);
     // What several servers say: the first is the best placed to know, unless it only lost us.
     if (this.#last === undefined || this.#last.code === "SERVER_UNREACHABLE") this.#last = failure;
@@ -141,6 +171,7 @@ class Attempt implements PathAttempt {
 
   #end(): void {
     this.#over = true;
+    this.#cancelHope?.();
     this.#onEnd();
   }
 }

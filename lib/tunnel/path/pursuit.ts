@@ -20,6 +20,8 @@ import { PursuitReport } from "./report.ts";
 const RETRY_MS = [30_000, 300_000, 3_600_000] as const;
 /** How long a try waits for somebody to say where the peer is. */
 const ASK_MS = 1_000;
+/** The same when there is only the LAN to ask: it answers in milliseconds, and what comes later is news. */
+const ASK_LAN_MS = 400;
 /** Head start of listeners before punching begins. */
 const PUNCH_AFTER_MS = 300;
 /** Head start of the initiator's dials, so that rarely both make a connection. */
@@ -230,7 +232,7 @@ export class Pursuit {
       const lan = this.#host.discover();
       if (!server) this.report.meeting = "no server is connected";
       if (!server && !lan) current.asking = false;
-      else this.#after(current, ASK_MS, () => this.#unanswered(current, server, lan));
+      else this.#after(current, server ? ASK_MS : ASK_LAN_MS, () => this.#unanswered(current, server, lan));
     }
     this.#advance(current);
   }

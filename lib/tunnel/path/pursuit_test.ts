@@ -227,7 +227,7 @@ Deno.test("the acceptor lets the initiator go first", () => {
   assert.deepEqual(other.dials, [], "the peer's own dial came through meanwhile");
 });
 
-Deno.test("no server and no LAN: it rests at once and says why; a LAN alone is waited for a second", () => {
+Deno.test("no server and no LAN: it rests at once and says why; a LAN alone is waited for shortly", () => {
   const rig = new Rig();
   rig.server = false;
   rig.pursuit.want();
@@ -237,7 +237,7 @@ Deno.test("no server and no LAN: it rests at once and says why; a LAN alone is w
   lan.server = false;
   lan.lan = true;
   lan.pursuit.want();
-  lan.clock.advance(999);
+  lan.clock.advance(399);
   assert.ok(lan.pursuit.trying);
   lan.clock.advance(1);
   assert.ok(!lan.pursuit.trying);

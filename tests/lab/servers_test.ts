@@ -1,0 +1,139 @@
+/** Two servers of one authority (A18 of the conformance list): what their agents notice when one of them dies. */
+import assert from "node:assert/strict";
+import { pause, systemClock } from "../../lib/clock.ts";
+import { startEcho } from "../../lib/lab/backends.ts";
+import { until } from "../../lib/lab/exec.ts";
+import { type Mesh, serviceYaml } from "../../lib/lab/mesh.ts";
+import type { LabNode } from "../../lib/lab/node.ts";
+import type { Pod } from "../../lib/lab/pod.ts";
+import type { HostProcess } from "../../lib/lab/process.ts";
+import { allowed, curl, tell, webService, withMesh } from "./fixture.ts";
+import { fixture, longLabTest } from "./support.ts";
+
+const URLS = ["wss://203.0.113.1", "wss://203.0.113.2"] as const;
+const DIRECT_ECHO = "10.96.0.10";
+const RELAYED_ECHO = "10.96.0.11";
+const WEB = "10.96.0.12";
+/** A relayed stream is on the other server by then; a direct one must not notice at all. */
+const MOVE_MS = 2_000;
+const UNNOTICED_MS = 1_000;
+/** A new connection right after a server has died. */
+const NEW_MS = 2_000;
+
+/** A pair that is connected directly, and one that only servers can connect. */
+const SITES = [{ nat: "cone" }, { nat: "cone" }, { nat: "symrand" }] as const;
+
+longLabTest(
+  "A18: one of two servers dies: direct paths do not notice, relayed streams move, nothing breaks",
+  async (t) => {
+    await withMesh({ sites: SITES, cloud: "none", defaultRoute: true, web: ["edge-3-pod-1"] }, async (mesh) => {
+      const { topology } = mesh;
+      const [client, direct, relayed] = ["edge-1-pod-1", "edge-2-pod-1", "edge-3-pod-1"].map((name) =>
+        topology.pod(name)
+      ) as [Pod, Pod, Pod];
+      const echo = (name: string, clusterIP: string, { ip, node }: Pod) =>
+        serviceYaml({ name, clusterIP, port: 7, targetPort: 7007, endpoints: [{ ip, node: node.name }] });
+      await mesh.writeManifest("direct.yaml", echo("direct", DIRECT_ECHO, direct));
+      await mesh.writeManifest("relayed.yaml", echo("relayed", RELAYED_ECHO, relayed));
+      await mesh.writeManifest("web.yaml", webService("web", WEB, [relayed]));
+      await Promise.all([direct, relayed].map((pod) => startEcho(pod.host, { port: 7007 })));
+
+      const first = await mesh.startServer({ flags: flagsOf(0) });
+      await Promise.all(topology.nodes.map((node) => mesh.join(node)));
+      await Promise.all(topology.nodes.map((node) => mesh.stopAgent(node)));
+      const servers: (HostProcess | undefined)[] = [first, await startSecond(mesh)];
+      await Promise.all(
+        topology.nodes.map((node) => mesh.startAgent(node, { flags: URLS.flatMap((url) => ["--server", url]) })),
+      );
+      const node = client.node;
+      await until("every agent to be connected to both servers", async () => {
+        const all = await Promise.all(topology.nodes.map((each) => connected(mesh, each)));
+        return all.every((n) => n === 2) || undefined;
+      });
+
+      const [viaLan, viaRelay] = [await watch(client, DIRECT_ECHO), await watch(client, RELAYED_ECHO)];
+      await until("a direct path to edge-2", async () => await pathTo(mesh, node, "edge-2") === "direct" || undefined);
+      assert.equal(await pathTo(mesh, node, "edge-3"), "relay");
+      // What came before does not count: the watch tells the longest wait of its whole life.
+      await Promise.all([viaLan, viaRelay].map(finish));
+
+      for (const dies of [0, 1] as const) {
+        await t.step(`server ${dies + 1} is killed`, async () => {
+          const streams = [await watch(client, DIRECT_ECHO), await watch(client, RELAYED_ECHO)];
+          await pause(1_000);
+          await servers[dies]!.kill();
+          const killed = systemClock.now();
+          const { body, stderr } = await curl(client, `http://${WEB}/`);
+          const ms = Math.round(systemClock.now() - killed);
+          assert.equal(body, "edge-3-pod-1 on edge-3", stderr);
+          assert.ok(ms <= allowed(NEW_MS), `a new connection took ${ms} ms`);
+          await pause(2_500);
+          const [lan, relay] = await Promise.all(streams.map(finish));
+          tell(`longest silence: direct ${lan} ms, relayed ${relay} ms; a new connection ${ms} ms`);
+          assert.ok(lan! <= allowed(UNNOTICED_MS), `the direct stream was silent for ${lan} ms`);
+          assert.ok(relay! <= allowed(MOVE_MS), `the relayed stream was silent for ${relay} ms`);
+          assert.equal(await pathTo(mesh, node, "edge-2"), "direct");
+          servers[dies] = dies === 0
+            ? await mesh.startServer({ flags: flagsOf(0) })
+            : await startServer(topology.server, 1);
+          await until("every agent to be connected to both again", async () => {
+            const all = await Promise.all(topology.nodes.map((each) => connected(mesh, each)));
+            return all.every((n) => n === 2) || undefined;
+          }, 30_000);
+        });
+      }
+    });
+  },
+);
+
+/** Each server has one of the host's two addresses, and folders of its own. */
+function flagsOf(index: 0 | 1): string[] {
+  const ip = URLS[index].slice("wss://".length);
+  const own = index === 0 ? [] : ["--state-dir", STATE2, "--run-dir", "/run/edgemesh2", "--name", "server-2"];
+  return [...own, "--listen", `${ip}:443`, "--set", `observeListen=${ip}:3478`, "--set", "metricsListen=off"];
+}
+
+const STATE2 = "/var/lib/edgemesh/server2";
+
+/** The second server has what the first one knows: authority, enrolments, revocations. */
+async function startSecond(mesh: Mesh): Promise<HostProcess> {
+  const { server } = mesh.topology;
+  await server.host.execOk(["cp", "-a", "/var/lib/edgemesh/server", STATE2]);
+  // Its own certificate is made anew, for its own name.
+  await server.host.execOk(["sh", "-c", `rm -f ${STATE2}/server.key ${STATE2}/server.crt`]);
+  return await startServer(server, 1);
+}
+
+function startServer(server: LabNode, index: 0 | 1): Promise<HostProcess> {
+  const manifests = ["--manifests", "/etc/edgemesh/manifests"];
+  return server.start(`server-${index + 1}`, ["server", "--url", URLS[index], ...manifests, ...flagsOf(index)], {
+    ready: { log: /server ready/ },
+  });
+}
+
+async function connected(mesh: Mesh, node: LabNode): Promise<number> {
+  return (await mesh.status(node)).servers.filter((server) => server.state === "connected").length;
+}
+
+async function pathTo(mesh: Mesh, node: LabNode, peer: string): Promise<string | undefined> {
+  return (await mesh.status(node)).peers.find((p) => p.node === peer)?.path;
+}
+
+function watch(from: Pod, ip: string): Promise<HostProcess> {
+  return from.host.start("watch", [...fixture("stream_watch"), ip, "7"], { ready: { log: /^open/m } });
+}
+
+/** Ends a watch: every byte came back, in order. Returns its longest silence in ms. */
+async function finish(process: HostProcess): Promise<number> {
+  process.signal("SIGUSR2");
+  await process.ended;
+  const result = JSON.parse((await process.log()).trim().split("\n").at(-1)!) as {
+    readonly ended: string;
+    readonly sent: number;
+    readonly received: number;
+    readonly wrong: number;
+    readonly longestMs: number;
+  };
+  assert.deepEqual([result.ended, result.wrong, result.received], ["cleanly", 0, result.sent], "the stream broke");
+  return result.longestMs;
+}
