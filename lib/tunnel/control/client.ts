@@ -64,7 +64,7 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   onChannel(leg: ChannelDuplex): void;
 }
 
-/** Nothing answered; something did, and it came to nothing; a connection that stood is gone. */
+/** Nothing answered; the host itself refused; something answered, and it came to nothing; a connection that stood is gone. */
 type Failure = "silent" | "closed" | "refused" | "lost";
 
 /** What `status` shows of one server. */

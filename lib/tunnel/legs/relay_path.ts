@@ -151,7 +151,7 @@ class Attempt implements PathAttempt {
       const carrier = await this.#options.engine.connect(leg, { peer: this.peer, path: "relay" });
       if (this.#over) return carrier.close("SHUTDOWN");
       this.#end();
-      leg.onBusy = () => this.#options.onBusy?.(this.#peer);
+      leg.onBusy = () => this.#options.onBusy?.(this.peer);
       this.#sink.onCarrier(carrier);
     } catch (error) {
       this.#leg = undefined;
