@@ -47,8 +47,8 @@ async function answer(routes: readonly AdminRoute[], request: Request, mayChange
   const url = new URL(request.url);
   let body: unknown;
   if (request.method !== "GET") {
-    const text = await request.text();
-    if (text.length > MAX_BODY) {
+    const text = await readBody(request);
+    if (text === undefined) {
       return Response.json({ error: { code: "LIMIT", message: "Request is too large" } }, { status: 413 });
     }
     try {
@@ -67,6 +67,17 @@ async function answer(routes: readonly AdminRoute[], request: Request, mayChange
   return typeof reply.body === "string"
     ? new Response(reply.body, { status: reply.status, headers: { "content-type": "text/plain; charset=utf-8" } })
     : Response.json(reply.body ?? {}, { status: reply.status });
+}
+
+/** The body, or undefined for one that is too long; no more than that is ever held. */
+async function readBody(request: Request): Promise<string | undefined> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of request.body ?? []) {
+    text += decoder.decode(chunk, { stream: true });
+    if (text.length > MAX_BODY) return undefined;
+  }
+  return text;
 }
 
 async function removeStale(path: string, role: string): Promise<void> {

@@ -163,10 +163,11 @@ class Connection implements Tracked, StreamHandler {
 
   seen(): SeenConnection | undefined {
     const slot = this.#slot;
+    const { port } = this.#found;
     if (!slot || !this.#joined) return undefined;
     return {
       client: hostPort(this.#client),
-      service: this.#found.port.id,
+      service: `${port.namespace}/${port.service}:${port.port}`,
       endpoint: hostPort(slot.endpoint),
       ...(slot.node === undefined ? {} : { node: slot.node }),
       way: slot.way,

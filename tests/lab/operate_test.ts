@@ -95,6 +95,22 @@ labTest("operating commands: check, ping, netcheck, config, bundle, reload", asy
       tell((await out(node, ["netcheck"])).trim());
     });
 
+    await t.step("connections: who, to which Service and endpoint, by which way, how old, how much", async () => {
+      const pod = topology.pod("edge-1-pod-1");
+      // Two of them, because one of the two endpoints is here and reached by the kernel alone.
+      const hold = ["sh", "-c", `sleep 20 | socat - TCP4:${WEB}:80`];
+      const held = await Promise.all([1, 2].map((n) => pod.host.start(`hold${n}`, hold)));
+      const line = /^10\.244\.1\.\d+:\d+ +default\/web:80 +10\.244\.2\.\d+:8080 +edge-2 +tunnel +\d+s +0 B +0 B$/m;
+      await until("the connection to be listed", async () => line.test(await out(node, ["connections"])) || undefined)
+        .catch(async (error) => {
+          tell(await out(node, ["connections"]));
+          throw error;
+        });
+      const far = await out(topology.node("edge-2"), ["connections"]);
+      assert.match(far, /^node edge-1 +default\/web:80 +10\.244\.2\.\d+:8080 +- +inbound +\d+s/m);
+      await Promise.all(held.map((process) => process.kill()));
+    });
+
     await t.step("config: every problem with its line, origins, a schema", async () => {
       await Deno.writeTextFile(node.host.path(CONFIG), "nodeNam: x\ndns:\n  port: 0\n");
       const bad = await node.run(["config", "validate"]);

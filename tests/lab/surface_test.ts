@@ -18,6 +18,14 @@ const SECRET_ENV = {
   EDGEMESH_TOKEN_FILE: `em_abcd1234.${CANARY}`,
 };
 
+const THEIRS = `kind: EdgeMeshAgent
+modules:
+  edgeTunnel:
+    psk: { enable: true }
+    listenPort: 20007
+  edgeDNS: { enable: true, cacheDNS: { enable: true } }
+`;
+
 /** Paths of version edgemesh/v1 that programs may rely on: fields are added, never renamed. */
 const AGENT_V1 = `apiVersion:string commit:string form:string role:string version:string node:string mode:string
   modeSince:string tlsEngine:string pid:number uptimeSeconds:number ready:boolean waitingFor:array warnings:array
@@ -61,6 +69,23 @@ labTest("what agent and server show, to whom, and no secret in it", async (t) =>
           assert.deepEqual(promised.split(/\s+/).filter((path) => !there.has(path)), [], role);
           assert.match((await at.run(["status", "--role", role, "-o", "yaml"])).stdout, /^apiVersion: edgemesh\/v1$/m);
         }
+        const only = await bed.check(["--category", "names", "identity", "--wait", "1s"]);
+        assert.deepEqual([...new Set(only.map((line) => line.name))].slice(0, 2), ["certificate", "clock-skew"]);
+        const watched = await node.host.exec([
+          "timeout",
+          "3",
+          ...node.command,
+          "status",
+          "--services",
+          "--watch",
+          "300ms",
+        ]);
+        assert.ok(watched.stdout.match(/default\/near/g)!.length >= 2, watched.stdout);
+        await Deno.writeTextFile(node.host.path("/run/theirs.yaml"), THEIRS);
+        const converted = (await node.run(["config", "convert", "/run/theirs.yaml"])).stdout;
+        assert.match(converted, /^# \/run\/theirs\.yaml:4: modules\.edgeTunnel\.psk: there is no shared key/m);
+        await Deno.writeTextFile(node.host.path("/run/ours.yaml"), converted);
+        assert.equal((await node.run(["config", "validate", "/run/ours.yaml"])).code, 0, converted);
         const peers = JSON.parse((await node.run(["status", "--peers", "-o", "json"])).stdout);
         assert.deepEqual(peers, { apiVersion: "edgemesh/v1", peers: [] });
       });
@@ -156,6 +181,8 @@ async function surface(bed: Bed): Promise<void> {
   const socket = (name: string) => ["--unix-socket", `/run/edgemesh/${name}.sock`];
   assert.equal(await code(...socket("agent"), "-X", "PUT", "-d", "{}", "http://x/v1/log-level"), "403", "read-only");
   assert.equal(await code(...socket("agent.root"), "http://x/v1/log-level"), "405", "nothing changes by GET");
+  await bed.sh("head -c 3000000 /dev/zero | tr '\\0' a >/run/long");
+  assert.equal(await code(...socket("agent.root"), "-X", "PUT", "-T", "/run/long", "http://x/v1/log-level"), "413");
   // Another user of the host.
   const as = ["setpriv", `--reuid=${NOBODY}`, `--regid=${NOBODY}`, "--clear-groups", "curl", "-s", "--max-time", "2"];
   for (const name of ["agent", "agent.root"]) {
