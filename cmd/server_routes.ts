@@ -117,7 +117,7 @@ function serverStatus(server: RunningServer): ServerStatus {
         since: new Date(wall - a.upMs).toISOString(),
         version: a.version,
         channels: line?.channels ?? 0,
-        relayedBytes: (line?.bytesIn ?? 0) + (line?.bytesOut ?? 0),
+        relayedBytes: (line?.bytesIn ?? 0) + (line?.bytesOut ?? 0) + server.control.legBytes(a.node),
       };
     }).sort((a, b) => a.node < b.node ? -1 : 1),
     metadata: {

@@ -8,6 +8,7 @@
  * Needs root, wrk, iperf3 and go (scripts/fetch_tunnels.sh builds chisel); or EDGEMESH_TUNNELS.
  */
 // deno-lint-ignore-file no-console -- a bench prints its results
+import { pause } from "../../lib/clock.ts";
 import { builtCommand } from "../lab/support.ts";
 import { Machine, type Target, type Way } from "./tunnel_machine.ts";
 
@@ -17,6 +18,8 @@ const GOALS = {
   relayed: { gbits: 3.5, requests: 3, connections: 4 },
 } as const;
 const IDLE_RATE = 20;
+/** What an agent gives back once it has had nothing to do for a while. */
+const CALM_MS = 15_000;
 const MANY = 64;
 
 interface Options {
@@ -86,6 +89,16 @@ async function run(options: Options): Promise<void> {
     }
   }
   print(rows, options.rounds);
+  await pause(CALM_MS);
+  for (const machine of machines) {
+    for (const target of machine.targets) {
+      if (target.processes.length === 0) continue;
+      const memory = await machine.memory(target);
+      console.log(
+        `${target.name}: ${memory.map((mb) => mb.toFixed(0)).join("/")} MB private ${CALM_MS / 1000} s after`,
+      );
+    }
+  }
 }
 
 function print(rows: ReadonlyMap<string, readonly Round[]>, rounds: number): void {

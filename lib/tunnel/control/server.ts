@@ -117,6 +117,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       clock: options.clock,
       log: options.log,
       send: (node, message) => this.#ready.get(node)?.tell(message),
+      online: (node) => this.#ready.has(node),
       refusal: (from, to) => this.#legRefusal(from, to),
       join: options.legs.join,
     });
@@ -174,6 +175,11 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
         this.#legs?.cut(link.peer.node);
       } else if (link.ready) link.tell({ type: "revocations", list });
     }
+  }
+
+  /** Bytes over the relay legs of a node since it connected. */
+  legBytes(node: string): number {
+    return this.#legs?.bytesOf(node) ?? 0;
   }
 
   /** Ends the relay legs of a node, as a network that breaks would; its sessions find another way. */

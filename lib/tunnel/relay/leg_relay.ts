@@ -33,6 +33,8 @@ export interface LegRelayOptions {
   readonly log: Logger;
   /** Tells a connected agent that speaks of legs; others are never told. */
   send(node: string, message: LegMessage): void;
+  /** Whether an agent is connected. */
+  online(node: string): boolean;
   /** Why `from` may not reach `to`, or that one of them cannot have legs. */
   refusal(from: string, to: string): ReasonCode | undefined;
   /** Moves all bytes between two streams until one ends. `onEnd` comes from the loop. */
@@ -63,6 +65,8 @@ export class LegRelay {
   readonly #tickets = new Map<string, { readonly pair: Pair; readonly side: 0 | 1 }>();
   readonly #perNode = new Map<string, number>();
   readonly #asks = new Map<string, TokenBucket>();
+  /** Bytes over legs that have ended, of nodes that are connected. */
+  readonly #ended = new Map<string, number>();
   #bytes = 0;
   #refused = 0;
 
@@ -121,12 +125,20 @@ export class LegRelay {
   /** A node may not use this server any more, or left it on purpose: its legs end. */
   cut(node: string): void {
     for (const pair of [...this.#pairs]) if (pair.nodes.includes(node)) this.#drop(pair);
-    this.#asks.delete(node);
+    this.gone(node);
   }
 
-  /** A node is not connected any more: what it may ask is counted anew; its legs go on without us. */
+  /** A node is not connected any more: what it asks and moves is counted anew; its legs go on without us. */
   gone(node: string): void {
     this.#asks.delete(node);
+    this.#ended.delete(node);
+  }
+
+  /** Bytes over the legs of a node, in both directions. */
+  bytesOf(node: string): number {
+    let bytes = this.#ended.get(node) ?? 0;
+    for (const pair of this.#pairs) if (pair.nodes.includes(node)) bytes += pair.joined?.bytes ?? 0;
+    return bytes;
   }
 
   stats(): LegRelayStats {
@@ -142,6 +154,7 @@ export class LegRelay {
   close(): void {
     for (const pair of [...this.#pairs]) this.#drop(pair);
     this.#asks.clear();
+    this.#ended.clear();
   }
 
   #admit(stream: MeshStream, ticket: string | undefined): void {
@@ -163,7 +176,7 @@ export class LegRelay {
     const [from, to] = pair.nodes;
     this.#options.log.debug("relay legs joined", { from, to });
     pair.joined = this.#options.join(a, b, (bytes) => {
-      this.#bytes += bytes;
+      this.#count(pair, bytes);
       pair.joined = undefined;
       pair.streams[0] = pair.streams[1] = undefined;
       this.#drop(pair);
@@ -181,8 +194,16 @@ export class LegRelay {
       else this.#perNode.set(node, left);
     }
     if (pair.joined) {
-      this.#bytes += pair.joined.bytes;
+      this.#count(pair, pair.joined.bytes);
       pair.joined.reset();
     } else for (const stream of pair.streams) stream?.reset("SHUTDOWN");
+  }
+
+  #count(pair: Pair, bytes: number): void {
+    this.#bytes += bytes;
+    for (const node of pair.nodes) {
+      // Only of nodes that are connected: those of all others would grow without end.
+      if (this.#options.online(node)) this.#ended.set(node, (this.#ended.get(node) ?? 0) + bytes);
+    }
   }
 }

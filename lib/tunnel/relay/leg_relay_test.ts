@@ -18,6 +18,7 @@ function setUp(options: { readonly refuse?: string } = {}) {
     clock,
     log: nullLogger,
     send: (node, message) => told.push([node, message as Leg]),
+    online: (node) => node !== "edge-c",
     refusal: (_from, to) => to === options.refuse ? "UNKNOWN_NODE" : undefined,
     join(a, b, onEnd) {
       const entry = { a, b, end: onEnd, resets: 0 };
@@ -66,7 +67,9 @@ Deno.test("two legs with their tickets are joined, and what follows a ticket is 
   assert.deepEqual(rest(joined[0]!.a), [22, 3, 1]);
   assert.deepEqual(relay.stats(), { joined: 1, waiting: 0, bytes: 7, refused: 0 });
   clock.advance(2 * TICKET_MS);
+  assert.equal(relay.bytesOf("edge-a"), 7);
   joined[0]!.end(1000);
+  assert.deepEqual(["edge-a", "edge-b", "edge-x"].map((node) => relay.bytesOf(node)), [1000, 1000, 0]);
   assert.deepEqual(relay.stats(), { joined: 0, waiting: 0, bytes: 1000, refused: 0 });
   assert.equal(clock.pending, 0);
 });
@@ -131,6 +134,7 @@ Deno.test("the legs of a node that is cut end, joined or waiting; those of other
   assert.deepEqual(joined.map((j) => j.resets), [1, 0]);
   assert.notEqual(waiting.over, undefined);
   relay.gone("edge-a");
+  assert.deepEqual([relay.bytesOf("edge-a"), relay.bytesOf("edge-b"), relay.bytesOf("edge-c")], [7, 0, 7]);
   assert.deepEqual(relay.stats(), { joined: 1, waiting: 0, bytes: 14, refused: 0 });
   relay.close();
   assert.equal(clock.pending, 0);
