@@ -28,9 +28,9 @@ const QUANTUM = 16_384;
 /** Sum of the windows granted on one connection: beyond it no window grows. The server allows twice as much. */
 const MAX_WINDOWS = 32 * 1024 * 1024;
 /**
- * A window that is granted anew more often than this may be what limits its channel: two grants go out per round trip,
- * and the slowest way we care for, over satellites on both sides, takes 2 s. A sender that is never stopped by it can
- * have that much waiting on the way, which is how long datagrams may wait anyway (DATAGRAM_STALE_MS).
+ * A window that is granted anew more often than this may be what limits its channel: one or two grants go out per round
+ * trip, so windows grow on ways of a second and somewhat more. Datagrams have no other window: the longer this is, the
+ * more of them can wait on a way that is slower than they are sent.
  */
 const STARVED_MS = 1_200;
 
