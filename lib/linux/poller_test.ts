@@ -206,9 +206,17 @@ Deno.test("a process can exit while the loop is idle", async () => {
   assert.deepEqual({ output, code }, { output: "exits", code: 7 });
 });
 
-Deno.test("an idle loop uses no CPU", async () => {
+Deno.test("an idle loop uses no CPU, also after traffic at every pace", async () => {
   const { output } = await script(`
-    loop.bindUdp({ ip: "127.0.0.1", port: 0 }, () => {});
+    const echo = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, (bytes, length, from) => void echo.send(bytes, length, from));
+    let answered = () => {};
+    const asker = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, () => answered());
+    for (let i = 0; i < 300; i++) {
+      const answer = new Promise((resolve) => answered = resolve);
+      asker.send(new Uint8Array(9), 9, echo.local);
+      await answer;
+      if (i % 3 === 0) await new Promise((resolve) => setTimeout(resolve, i % 7));
+    }
     await new Promise((resolve) => setTimeout(resolve, 200));
     const ticks = () => {
       const fields = Deno.readTextFileSync("/proc/self/stat").split(") ")[1].split(" ");
