@@ -128,7 +128,7 @@ say "house"
 check "format" $deno fmt --check
 check "lint" $deno lint --quiet
 check "types" $deno check --quiet main.ts cmd/ lib/ tests/ scripts/
-check "shell scripts" shellcheck -S warning scripts/deno scripts/*.sh .ci/run
+check "shell scripts" shellcheck -S warning scripts/deno scripts/*.sh deploy/*.sh .ci/run
 took house
 say "build"
 check "build" $deno task --quiet build
