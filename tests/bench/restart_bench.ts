@@ -42,6 +42,8 @@ await withMesh({ cloud: "none", podsPerNode: 2, oneWayDelayMs: delay }, async (m
   const far = await watch(pod, FAR);
   const near = await watch(pod, NEAR);
   await Promise.all([outcome(far, "answered", 0), outcome(near, "answered", 0)]);
+  // The snapshot of a node that has just joined is on disk after a second.
+  await pause(2_000);
   console.log(`one-way delay ${delay} ms, ${rounds} rounds, load ${Deno.loadavg()[0]!.toFixed(1)}`);
   if (parts.has("kill")) await repeat("killed, from exec", () => killed(mesh, far));
   if (parts.has("offline")) await repeat("servers dead, from exec", () => offline(mesh, near));
