@@ -61,7 +61,7 @@ Deno.test("bundle: a canary in configuration, environment and token file is in n
     // The token file's content also stands in the configuration, where nobody expects it.
     await Deno.writeTextFile(
       `${dir}/agent.yaml`,
-      `tokenFile: ${dir}/token\nkubeconfig: ${CANARY}-file\nrunDir: ${dir}\nstateDir: ${dir}/state\nnodeName: edge-7\n`,
+      `tokenFile: ${dir}/token\nkubeconfig: /etc/${CANARY}-file\nrunDir: ${dir}\nstateDir: ${dir}/state\nnodeName: edge-7\n`,
     );
     Deno.env.set("OPERATE_TEST_TOKEN", `${CANARY}-env`);
     const file = `${dir}/bundle.tar.gz`;

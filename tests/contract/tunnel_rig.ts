@@ -31,10 +31,10 @@ export class TunnelRig {
     try {
       await test(rig);
     } finally {
-      clearInterval(hold);
       for (const close of rig.#closers.reverse()) await close();
       // Sockets of node:net report their end from the event loop's next turns.
       await pause(20);
+      clearInterval(hold);
     }
   }
 
