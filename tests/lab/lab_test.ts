@@ -10,6 +10,7 @@ import { stat } from "../../lib/lab/proc.ts";
 import { sweep } from "../../lib/lab/registry.ts";
 import { requireTools } from "../../lib/lab/tools.ts";
 import { buildTopology, SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
+import { allowed } from "./fixture.ts";
 import { fixture, labTest, parsePing, say, sourceCommand } from "./support.ts";
 
 const [SERVER, SERVER_2] = SERVER_ADDRESSES;
@@ -53,11 +54,11 @@ labTest("the internet delays each way by the given time, for both families, and 
     ] as const
   ) {
     const measured = await rtt(from, to);
-    assert.ok(Math.abs(measured - expected) <= 1, `${from.name} → ${to}: ${measured} ms instead of ${expected}`);
+    assert.ok(isDelay(measured, expected), `${from.name} → ${to}: ${measured} ms instead of ${expected}`);
   }
   await topology.internet.shape({ delayMs: 5, jitterMs: 0, loss: 0 });
   const after = await rtt(edge.host, SERVER);
-  assert.ok(Math.abs(after - 10) <= 1, `${after} ms instead of 10 after the change`);
+  assert.ok(isDelay(after, 10), `${after} ms instead of 10 after the change`);
 });
 
 labTest("loss and jitter are what was asked for, and change while running", async () => {
@@ -91,7 +92,7 @@ labTest("the delay box carries more than 200 Mbit/s", async () => {
     best = Math.max(best, (MIB * 8 * 1.048576) / (ms / 1000));
   }
   say(`delay box: ${best.toFixed(0)} Mbit/s`);
-  assert.ok(best > 200, `${best.toFixed(0)} Mbit/s`);
+  assert.ok(best > 200 / allowed(1), `${best.toFixed(0)} Mbit/s`);
 });
 
 labTest("meters count what crossed which interface between whom, and captures show it", async () => {
@@ -316,4 +317,9 @@ async function assertGone(id: string, dir: string): Promise<void> {
   assert.equal(await Deno.stat(dir).catch(() => "gone"), "gone");
   assert.equal(await Deno.stat(`/run/edgemesh-lab/${id}.json`).catch(() => "gone"), "gone");
   assert.ok(!(await Deno.readTextFile("/proc/self/mountinfo")).includes(id), "a mount is left");
+}
+
+/** Never early; late by what a machine takes that has other things to do. */
+function isDelay(measuredMs: number, expectedMs: number): boolean {
+  return measuredMs >= expectedMs - 1 && measuredMs <= expectedMs + allowed(1);
 }
