@@ -1,27 +1,23 @@
 /** A carrier of the fast engine: batches in WebSocket frames inside TLS, on a stream of the loop. */
 import type { Clock } from "../../clock.ts";
-import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
+import { codeOf, type ReasonCode } from "../../errors.ts";
 import { type StreamHandler, WOULD_BLOCK } from "../../net.ts";
 import { TLS_SLICE, type TlsMachine } from "../../tls.ts";
-import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
+import { type Carrier, type CarrierHandler, type PathKind, type PeerIdentity } from "../carrier.ts";
 import type { DeferredWork, FastEngineOptions } from "./fast.ts";
 import type { FastWriter } from "./fast_writer.ts";
 import { BATCH_BUFFER, batchPool } from "./pool.ts";
+import { Inbox } from "./inbox.ts";
 import type { StreamLeg } from "./stream_leg.ts";
 import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
 
 /** Reads of the whole input before other connections get their turn. */
 const ROUNDS_PER_TURN = 4;
-/** Batches kept for a handler that is not there yet; see {@link Carrier.handler}. */
-const MAX_EARLY = 4 * MAX_BATCH;
 /** How long a closed carrier waits for the other side to read our reason before the leg is cut. */
 const LINGER_MS = 1000;
 
 /** A batch behind its header, to be sealed as one. Shared: it never outlives a call. */
 const stage = new Uint8Array(BATCH_BUFFER);
-
-/** Where events go before the session takes the carrier: the setter of {@link FastCarrier.handler} replays them. */
-const nobody: CarrierHandler = { onBatch() {}, onDrain() {}, onClose() {} };
 
 export interface FastCarrierParts {
   readonly leg: StreamLeg;
@@ -41,17 +37,13 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
   readonly #engine: FastCarrierParts["engine"];
   readonly #reader = new FrameReader(batchPool);
   readonly #sink: FrameSink = {
-    onMessage: (message) => this.#message(message),
+    onMessage: (message) => this.#inbox.batch(message),
     // SHUTDOWN is the reason of an orderly end: to the session it is an end without a fault.
     onClose: (reason) => this.#lost(reason === "SHUTDOWN" ? undefined : reason),
   };
   #blocked = false;
-  #handler: CarrierHandler = nobody;
-  #early: Uint8Array[] | undefined = [];
-  #earlyBytes = 0;
+  readonly #inbox = new Inbox();
   #over = false;
-  /** Set when it ended before anybody listened. */
-  #ended: { readonly reason: ReasonCode | undefined } | undefined;
 
   constructor(parts: FastCarrierParts) {
     this.peer = parts.peer;
@@ -67,13 +59,11 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
   }
 
   get handler(): CarrierHandler {
-    return this.#handler;
+    return this.#inbox.handler;
   }
 
   set handler(handler: CarrierHandler) {
-    this.#handler = handler;
-    // From the queue, not from inside the setter: the session is still in the middle of taking the carrier.
-    if (this.#early !== undefined || this.#ended !== undefined) queueMicrotask(() => this.#replay());
+    this.#inbox.handler = handler;
   }
 
   send(batch: Uint8Array): boolean {
@@ -94,6 +84,7 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
   close(reason: ReasonCode): void {
     if (this.#over) return;
     this.#stop();
+    this.#inbox.stop();
     lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, reason);
   }
 
@@ -108,7 +99,7 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
   onWritable(): void {
     if (this.#over || !this.#writer.flush() || !this.#blocked) return;
     this.#blocked = false;
-    this.#handler.onDrain();
+    this.#inbox.handler.onDrain();
   }
 
   onClose(reason: ReasonCode | undefined): void {
@@ -156,31 +147,12 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
     return false;
   }
 
-  #message(message: Uint8Array): void {
-    if (this.#early === undefined) return this.#handler.onBatch(message);
-    this.#earlyBytes += message.length;
-    if (this.#earlyBytes > MAX_EARLY) throw new MeshError("LIMIT", "Batches came faster than the session was ready");
-    this.#early.push(message.slice());
-  }
-
   /** Something is wrong with what came: the other side is told, then ours. */
   #fault(code: ReasonCode): void {
     if (this.#over) return;
     this.#stop();
     lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, code);
-    this.#tell(code);
-  }
-
-  #replay(): void {
-    const early = this.#early;
-    this.#early = undefined;
-    for (const batch of early ?? []) {
-      if (this.#over && this.#ended === undefined) return;
-      this.#handler.onBatch(batch);
-    }
-    const ended = this.#ended;
-    this.#ended = undefined;
-    if (ended) this.#handler.onClose(ended.reason);
+    this.#inbox.end(code);
   }
 
   #lost(reason: ReasonCode | undefined): void {
@@ -191,12 +163,7 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
     this.#writer.drop();
     this.#machine.free();
     this.#leg.over();
-    this.#tell(reason);
-  }
-
-  #tell(reason: ReasonCode | undefined): void {
-    if (this.#early !== undefined) this.#ended = { reason };
-    else this.#handler.onClose(reason);
+    this.#inbox.end(reason);
   }
 
   #stop(): void {

@@ -8,6 +8,7 @@ import type { Clock } from "../../clock.ts";
 import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
 import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
 import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS } from "./engine.ts";
+import { Inbox } from "./inbox.ts";
 import { batchPool } from "./pool.ts";
 import { secureClient, type SecureLeg, secureServer } from "./tls_handshake.ts";
 import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
@@ -16,8 +17,6 @@ import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_fra
 const HIGH_WATER = 2 * MAX_BATCH;
 /** Bytes left when it says go on: one batch, so that the leg never runs dry meanwhile. */
 const LOW_WATER = MAX_BATCH;
-/** Batches kept for a handler that is not there yet; see {@link Carrier.handler}. */
-const MAX_EARLY = 4 * MAX_BATCH;
 /** A pooled buffer for less would waste more than it saves. */
 const SMALL = 4096;
 /** How long a closed carrier waits for the other side to read our reason before the leg is cut. */
@@ -78,9 +77,6 @@ interface TlsCarrierParts {
   readonly clock: Clock;
 }
 
-/** Where events go before the session takes the carrier: the setter of {@link TlsCarrier.handler} replays them. */
-const nobody: CarrierHandler = { onBatch() {}, onDrain() {}, onClose() {} };
-
 class TlsCarrier implements Carrier, FrameSink {
   readonly peer: PeerIdentity;
   readonly path: PathKind;
@@ -91,12 +87,8 @@ class TlsCarrier implements Carrier, FrameSink {
   /** Written and not yet taken by the leg, oldest first; node:tls may read them until their callback. */
   readonly #inFlight: Uint8Array[] = [];
   #blocked = false;
-  #handler: CarrierHandler = nobody;
-  #early: Uint8Array[] | undefined = [];
-  #earlyBytes = 0;
+  readonly #inbox = new Inbox();
   #over = false;
-  /** Set when it ended before anybody listened. */
-  #ended: { readonly reason: ReasonCode | undefined } | undefined;
 
   constructor(parts: TlsCarrierParts) {
     this.peer = parts.peer;
@@ -114,13 +106,11 @@ class TlsCarrier implements Carrier, FrameSink {
   }
 
   get handler(): CarrierHandler {
-    return this.#handler;
+    return this.#inbox.handler;
   }
 
   set handler(handler: CarrierHandler) {
-    this.#handler = handler;
-    // From the queue, not from inside the setter: the session is still in the middle of taking the carrier.
-    if (this.#early !== undefined || this.#ended !== undefined) queueMicrotask(() => this.#replay());
+    this.#inbox.handler = handler;
   }
 
   send(batch: Uint8Array): boolean {
@@ -139,14 +129,12 @@ class TlsCarrier implements Carrier, FrameSink {
   close(reason: ReasonCode): void {
     if (this.#over) return;
     this.#stop();
+    this.#inbox.stop();
     shut(this.#clock, this.#leg, this.#socket, reason);
   }
 
   onMessage(message: Uint8Array): void {
-    if (this.#early === undefined) return this.#handler.onBatch(message);
-    this.#earlyBytes += message.length;
-    if (this.#earlyBytes > MAX_EARLY) throw new MeshError("LIMIT", "Batches came faster than the session was ready");
-    this.#early.push(message.slice());
+    this.#inbox.batch(message);
   }
 
   onClose(reason: ReasonCode | undefined): void {
@@ -160,7 +148,7 @@ class TlsCarrier implements Carrier, FrameSink {
     if (buffer.length > SMALL + 4) batchPool.give(buffer);
     if (!this.#blocked || this.#over || this.#socket.writableLength > LOW_WATER) return;
     this.#blocked = false;
-    this.#handler.onDrain();
+    this.#inbox.handler.onDrain();
   };
 
   #received(chunk: Uint8Array): void {
@@ -173,20 +161,8 @@ class TlsCarrier implements Carrier, FrameSink {
       const code = codeOf(error);
       this.#stop();
       shut(this.#clock, this.#leg, this.#socket, code);
-      this.#tell(code);
+      this.#inbox.end(code);
     }
-  }
-
-  #replay(): void {
-    const early = this.#early;
-    this.#early = undefined;
-    for (const batch of early ?? []) {
-      if (this.#over && this.#ended === undefined) return;
-      this.#handler.onBatch(batch);
-    }
-    const ended = this.#ended;
-    this.#ended = undefined;
-    if (ended) this.#handler.onClose(ended.reason);
   }
 
   #lost(reason: ReasonCode | undefined): void {
@@ -194,12 +170,7 @@ class TlsCarrier implements Carrier, FrameSink {
     this.#stop();
     // A carrier that broke is cut with RST where the leg can: a FIN would hold its ports for a later attempt.
     abort(this.#leg, this.#socket);
-    this.#tell(reason);
-  }
-
-  #tell(reason: ReasonCode | undefined): void {
-    if (this.#early !== undefined) this.#ended = { reason };
-    else this.#handler.onClose(reason);
+    this.#inbox.end(reason);
   }
 
   #stop(): void {
