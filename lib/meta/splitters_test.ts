@@ -24,7 +24,9 @@ function split(parts: Iterable<Uint8Array>, max?: number) {
   return { items, oversized, envelope: splitter.finish() };
 }
 
-const object = fc.dictionary(fc.string(), fc.jsonValue(), { maxKeys: 4, noNullPrototype: true });
+/** Objects as they are once they were JSON: -0, which a generator makes, is written as 0. */
+const object = fc.dictionary(fc.string(), fc.jsonValue(), { maxKeys: 4, noNullPrototype: true })
+  .map((value) => JSON.parse(JSON.stringify(value)) as Record<string, unknown>);
 
 Deno.test("list splitter: any list in any pieces gives its items and its envelope", () => {
   fc.assert(fc.property(fc.array(object), object, fc.array(fc.nat()), fc.nat(2), (items, metadata, cuts, indent) => {
