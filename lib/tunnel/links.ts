@@ -21,6 +21,9 @@ import type { Receiver } from "./receiver.ts";
 import { commonVersion, decideResume } from "./resume.ts";
 import type { Sender } from "./sender.ts";
 
+/** Closes a carrier that was left, without last words that a dead way would hold: nobody listens for them there. */
+const CUT: ReasonCode = "PEER_GONE";
+
 export interface LinksHost {
   readonly initiator: boolean;
   /** Random number of this session object, not 0. */
@@ -154,7 +157,7 @@ export class Links {
     }, hello);
     if (decision.kind === "refuse") return decision;
     if (decision.kind === "restart") {
-      for (const old of [...this.#retired]) this.drop(old, "SHUTDOWN");
+      for (const old of [...this.#retired]) this.drop(old, CUT);
       this.#host.restarted();
       sender.use(link);
     } else if (sender.link !== link) {
@@ -197,7 +200,7 @@ export class Links {
 
   /** Closes carriers that did not say HELLO in time, and those that were retired long enough. */
   expire(now: number): void {
-    for (const link of [...this.#retired]) if (now >= link.deadline) this.drop(link, "SHUTDOWN");
+    for (const link of [...this.#retired]) if (now >= link.deadline) this.drop(link, CUT);
     for (const link of [...this.#links]) {
       if (link.greeted || now < link.deadline) continue;
       link.carrier.close("TIMEOUT");
@@ -206,12 +209,13 @@ export class Links {
   }
 
   closeAll(reason: ReasonCode): void {
-    for (const link of [...this.#retired, ...this.#links]) this.drop(link, reason);
+    for (const link of [...this.#retired]) this.drop(link, CUT);
+    for (const link of [...this.#links]) this.drop(link, reason);
   }
 
   /** Nothing is sent on it any more; what the peer sent before it moved on, too, may still come. */
   #retire(link: Link): void {
-    if (this.#retired.length >= MAX_RETIRED) this.drop(this.#retired[0]!, "SHUTDOWN");
+    if (this.#retired.length >= MAX_RETIRED) this.drop(this.#retired[0]!, CUT);
     this.#links = this.#links.filter((other) => other !== link);
     link.retired = true;
     link.deadline = this.#host.now() + RETIRED_MS;
