@@ -17,8 +17,8 @@ const HEAD_BYTES = 768;
 /** How the API server begins an item: fields of metadata in the order of their definition. Another order is read whole. */
 const ITEM_HEAD =
   /^\{"metadata":\{"name":"([^"\\]+)",(?:"generateName":"[^"\\]*",)?(?:"namespace":"([^"\\]+)",)?"uid":"[^"\\]+","resourceVersion":"(\d+)"/;
-/** Bytes of a list worked on before the loop may turn. */
-const STRETCH_BYTES = 16 * 1024;
+/** Bytes of a list worked on before it is asked whether the loop shall turn: one or two items. */
+const STRETCH_BYTES = 4 * 1024;
 
 /** Takes the objects that are read. */
 export interface ObjectSink {
@@ -29,6 +29,8 @@ export interface ObjectSink {
   remove(raw: Record<string, unknown>): void;
   /** A piece of work is done: publish what was put and removed. */
   flush(): void;
+  /** Looks, in steps, for what the list that is now complete did not mention. Nothing is removed by it yet. */
+  sweep(): Iterable<void>;
   /** An object was left out because of its size. */
   oversized(): void;
 }
@@ -144,10 +146,11 @@ export class Exchange {
     for await (const chunk of chunksOf(answer.body, signal)) {
       for (let at = 0; at < chunk.length; at += STRETCH_BYTES) {
         splitter.push(chunk.subarray(at, at + STRETCH_BYTES));
+        if (!pacer.tired) continue;
         sink.flush();
-        if (pacer.tired) await pacer.rest(signal);
-        signal.throwIfAborted();
+        await pacer.rest(signal);
       }
+      sink.flush();
       progress();
     }
     const envelope = splitter.finish();
@@ -156,9 +159,10 @@ export class Exchange {
     const { resourceVersion: version, continue: more, selfLink } = metadata;
     if (typeof version !== "string" || version === "") return { type: "unknown" };
     const local = typeof selfLink === "string" && selfLink !== "";
-    // What follows a last page looks at every object once: work of its own.
-    if (more === undefined || more === "") await pacer.rest(signal);
-    return { type: "page", version, more: typeof more === "string" && more !== "" ? more : undefined, local };
+    if (typeof more === "string" && more !== "") return { type: "page", version, more, local };
+    // Looks at every object once: as much as a list of its own.
+    for (const _ of sink.sweep()) if (pacer.tired) await pacer.rest(signal);
+    return { type: "page", version, more: undefined, local };
   }
 
   #event(bytes: Uint8Array, on: WatchCallbacks): WatchEnd | undefined {
@@ -219,10 +223,12 @@ export class Exchange {
     }
   }
 
-  #get(query: Record<string, string>, signal: AbortSignal): Promise<ApiAnswer> {
-    const { api, resource, namespace, fieldSelector } = this.#options;
+  async #get(query: Record<string, string>, signal: AbortSignal): Promise<ApiAnswer> {
+    const { api, resource, namespace, fieldSelector, pacer } = this.#options;
+    // A source asks for a score of resources at the same moment, and each request is some work.
+    if (pacer.tired) await pacer.rest(signal);
     const all = new URLSearchParams(fieldSelector === undefined ? query : { ...query, fieldSelector });
-    return api.get(`${pathOf(resource, this.#version, namespace)}?${all}`, signal);
+    return await api.get(`${pathOf(resource, this.#version, namespace)}?${all}`, signal);
   }
 }
 

@@ -1,7 +1,7 @@
 /**
  * Long work in short pieces. The agent's one thread also carries traffic, so nothing here may hold it longer than a
  * few milliseconds: work that can grow asks between its pieces whether to let others run. Workers that share a pacer
- * share its stretch, too: each turn of the loop lets one of them go on.
+ * share its stretch, too: each turn of the loop lets one that waited go on, and all that work in it count together.
  */
 import type { Clock } from "../clock.ts";
 
@@ -24,7 +24,7 @@ export class Pacer {
 
   /** Whether it is time to {@link rest}. */
   get tired(): boolean {
-    return this.#waiting.size > 0 || this.#clock.now() - this.#since >= STRETCH_MS;
+    return this.#clock.now() - this.#since >= STRETCH_MS;
   }
 
   /** Lets the event loop turn. Rejects with the signal's reason when it is aborted meanwhile. */

@@ -43,10 +43,15 @@ export interface SinkOptions {
   readonly byVersion?: boolean;
 }
 
+/** Keys looked at in one step of a sweep: microseconds each. */
+const SWEEP_STEP = 100;
+
 export class ResourceSink implements FollowerSink {
   readonly #options: SinkOptions;
   /** Keys of the list under way. */
   #seen: Set<string> | undefined;
+  /** Keys that the list under way did not mention, as found by {@link sweep}. */
+  #missing: string[] = [];
   #pending: ObjectChange[] = [];
   /** Version of each object as last read, by key; for Endpoints by the stem of their slices' keys. */
   readonly #versions = new Map<string, string>();
@@ -61,6 +66,7 @@ export class ResourceSink implements FollowerSink {
 
   begin(): void {
     this.#seen = new Set();
+    this.#missing = [];
     this.#touched.clear();
   }
 
@@ -111,7 +117,7 @@ export class ResourceSink implements FollowerSink {
   }
 
   commit(version: string): boolean {
-    const { resource, namespace, into, byVersion } = this.#options;
+    const { resource, into, byVersion } = this.#options;
     this.flush();
     into.publish();
     const at = Number(version);
@@ -122,8 +128,7 @@ export class ResourceSink implements FollowerSink {
       return false;
     }
     const gone: ObjectChange[] = [];
-    for (const [key] of into.snapshot.entries(resource.kind)) {
-      if (!belongs(resource, key, namespace) || this.#seen?.has(key)) continue;
+    for (const key of this.#missing) {
       const stem = resource === ENDPOINTS ? key.slice(0, key.lastIndexOf("~")) : key;
       // Younger than the list, as the watch told meanwhile.
       if (this.#touched.has(stem) && Number(this.#versions.get(stem) ?? 0) > at) continue;
@@ -131,12 +136,24 @@ export class ResourceSink implements FollowerSink {
       // Should it come back in the same version, it must be read again.
       this.#versions.delete(stem);
     }
+    this.#missing = [];
     this.#seen = undefined;
     this.#listVersion = at;
     into.apply(gone);
     into.publish();
     this.#options.settled({ name: "following" });
     return true;
+  }
+
+  *sweep(): IterableIterator<void> {
+    const { resource, namespace, into } = this.#options;
+    this.flush();
+    into.publish();
+    let looks = 0;
+    for (const [key] of into.snapshot.entries(resource.kind)) {
+      if (belongs(resource, key, namespace) && !this.#seen?.has(key)) this.#missing.push(key);
+      if (++looks % SWEEP_STEP === 0) yield;
+    }
   }
 
   flush(): void {

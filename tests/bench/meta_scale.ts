@@ -1,10 +1,11 @@
 /**
- * One process of the scale test (tests/kube/scale_test.ts), by its first argument:
- *   server           a fake API server with 5 000 Services and 50 000 endpoints; prints its address; a line `e` on
- *                    stdin expires all versions, so that everything is listed anew; each line is answered with the
- *                    number of further pages of slices read so far
+ * One process of the scale measurements (meta_machine.ts), by its first argument:
+ *   server           a fake API server with 5 000 Services and 50 000 endpoints; prints its address; at each line on
+ *                    stdin it expires all versions, so that everything is listed anew, and prints a line when every
+ *                    list is complete and followed by a watch
  *   empty            memory of a process with the same modules and nothing learned
- *   client ADDRESS   follows the server; prints what it measured as one line of JSON after each line on stdin
+ *   client ADDRESS   follows the server; after each line on stdin it prints what it measured as one line of JSON
+ * Lines are printed on stderr: V8 tells of its collections on stdout, in pieces of its own.
  */
 // deno-lint-ignore-file no-console -- its output is its interface
 import { FakeApiServer } from "../kube/fake_apiserver.ts";
@@ -20,8 +21,20 @@ import { MetaStore } from "../../lib/meta/store.ts";
 
 const SERVICE_COUNT = 5000;
 const ENDPOINTS_EACH = 10;
-/** First byte of a line to the server: expire everything. Any other: only say how many pages of slices were read. */
-const EXPIRE = "e".charCodeAt(0);
+/** Shorter turns are not told: there are thousands. */
+const SHORT_TURN_MS = 1;
+/** Turns after the last work, so that the one it was done in is told, too. */
+const LAST_TURNS = 3;
+
+/** The loop between two looks at it, which it takes every millisecond. */
+export interface Turn {
+  /** End, in milliseconds since the process began. */
+  readonly at: number;
+  /** Processor time of the main thread: what the program itself did, collections included. */
+  readonly cpu: number;
+  /** Time on the clock: what others had of the processors meanwhile is in it. */
+  readonly wall: number;
+}
 
 export interface Measured {
   /** Megabytes when calm: the agent gives memory back seconds after its work is done, see lib/linux/idle_memory.ts. */
@@ -31,19 +44,13 @@ export interface Measured {
   readonly busyRss: number;
   readonly services: number;
   readonly endpoints: number;
-  /** CPU milliseconds of the main thread between two turns of the loop, at most, before memory was given back. */
-  readonly longestTurn: number;
+  /** Turns since the line before, without those of measuring. */
+  readonly turns: readonly Turn[];
   /** Milliseconds for one endpoint's change, median of many. */
   readonly oneChange: number;
   readonly syncMs: number;
-}
-
-if (import.meta.main) {
-  const [role, address] = Deno.args;
-  if (role === "server") await serve();
-  else if (role === "empty") console.log(JSON.stringify(await memory()));
-  else if (role === "client") await follow(address!);
-  else throw new Error(`unknown role ${role}`);
+  /** When a collection was asked for, once, in milliseconds since the process began: V8's own clock differs. */
+  readonly collectedAt: number;
 }
 
 async function serve(): Promise<void> {
@@ -58,37 +65,35 @@ async function serve(): Promise<void> {
     api.put(SERVICES, kubeService(`service-${i}`, `10.96.${(i >> 8) & 255}.${i & 255}`, namespace));
     api.put(SLICES, kubeSlice(`service-${i}-x7k2p`, `service-${i}`, ips, namespace));
   }
-  console.log(api.url);
-  for await (const bytes of Deno.stdin.readable) {
-    if (bytes[0] === EXPIRE) {
-      // A change in a resource nobody watches lets the versions of all others fall behind.
-      api.put("/unwatched", { metadata: { name: "x" } });
-      api.compact();
-      api.endWatches();
-    }
-    console.log(api.count(`PAGE ${SLICES}`));
+  print(api.url);
+  let watches = 0;
+  for await (const _ of Deno.stdin.readable) {
+    watches ||= api.openWatches;
+    // A change in a resource nobody watches lets the versions of all others fall behind.
+    api.put("/unwatched", { metadata: { name: "x" } });
+    api.compact();
+    api.endWatches();
+    await api.watched(watches);
+    print("listed anew");
   }
   await api.stop();
 }
 
 async function follow(address: string): Promise<void> {
+  const collectedAt = collect();
   const store = new MetaStore({ clock: systemClock });
   const api = new FetchApi(() => Promise.resolve({ server: address, caCerts: [] }), { clock: systemClock, address });
   const source = new KubeSource({ api, layer: store.layer("base"), clock: systemClock, log: nullLogger, pods: "none" });
-  let longest = 0;
-  let last = mainThreadCpu();
-  const beat = setInterval(() => {
-    const now = mainThreadCpu();
-    longest = Math.max(longest, now - last);
-    last = now;
-  }, 1);
+  const beat = new Beat();
+  await beat.next(1);
   const started = systemClock.now();
   await source.start();
-  while (source.status().state !== "synced") await new Promise((resolve) => setTimeout(resolve, 5));
+  while (source.status().state !== "synced") await beat.next(1);
   const syncMs = systemClock.now() - started;
-  console.log("synced");
+  print("synced");
   for await (const _ of Deno.stdin.readable) {
-    const longestTurn = longest;
+    await beat.next(LAST_TURNS);
+    const turns = beat.take();
     const s = store.snapshot;
     let endpoints = 0;
     for (const slice of s.objects("slice")) endpoints += slice.endpoints.length;
@@ -96,16 +101,60 @@ async function follow(address: string): Promise<void> {
       ...await memory(),
       services: s.count("service"),
       endpoints,
-      longestTurn,
+      turns,
       oneChange: oneChange(store),
       syncMs,
+      collectedAt,
     };
-    console.log(JSON.stringify(measured));
-    longest = 0;
-    last = mainThreadCpu();
+    await beat.next(1);
+    beat.take();
+    print(JSON.stringify(measured));
   }
-  clearInterval(beat);
+  beat.stop();
   await source.stop();
+}
+
+/** Looks at the loop every millisecond. */
+class Beat {
+  readonly #timer: ReturnType<typeof setInterval>;
+  #turns: Turn[] = [];
+  #cpu = mainThreadCpu();
+  #at = performance.now();
+  readonly #waiting = new Set<() => void>();
+
+  constructor() {
+    this.#timer = setInterval(() => {
+      const [cpu, at] = [mainThreadCpu(), performance.now()];
+      if (cpu - this.#cpu >= SHORT_TURN_MS) this.#turns.push({ at, cpu: cpu - this.#cpu, wall: at - this.#at });
+      [this.#cpu, this.#at] = [cpu, at];
+      for (const resolve of this.#waiting) resolve();
+      this.#waiting.clear();
+    }, 1);
+  }
+
+  async next(count: number): Promise<void> {
+    for (let i = 0; i < count; i++) await new Promise<void>((resolve) => this.#waiting.add(resolve));
+  }
+
+  take(): Turn[] {
+    const turns = this.#turns;
+    this.#turns = [];
+    return turns;
+  }
+
+  stop(): void {
+    clearInterval(this.#timer);
+  }
+}
+
+/** Has V8 collect, and says when it was done. */
+function collect(): number {
+  (globalThis as { gc?: () => void }).gc!();
+  return performance.now();
+}
+
+function print(line: string): void {
+  console.error(line);
 }
 
 /** Median time of a change of one endpoint in a snapshot, indexes and change set included. */
@@ -133,7 +182,23 @@ async function memory(): Promise<Pick<Measured, "rss" | "private" | "busyRss">> 
   return { rss: kb("Rss") / 1024, private: (kb("Private_Clean") + kb("Private_Dirty")) / 1024, busyRss };
 }
 
-/** CPU time of this thread in milliseconds: what others do on a busy machine is not counted. */
+const CLOCK_THREAD_CPUTIME_ID = 3;
+const libc = Deno.dlopen("libc.so.6", { clock_gettime: { parameters: ["i32", "buffer"], result: "i32" } });
+const timespec = new BigInt64Array(2);
+
+/**
+ * CPU time of this thread in milliseconds: what others do on a busy machine is not counted. Asked of the kernel's clock:
+ * what /proc tells of a running thread is as old as the last tick, four milliseconds.
+ */
 function mainThreadCpu(): number {
-  return Number(Deno.readTextFileSync("/proc/self/schedstat").split(" ", 1)[0]) / 1e6;
+  libc.symbols.clock_gettime(CLOCK_THREAD_CPUTIME_ID, timespec);
+  return Number(timespec[0]) * 1e3 + Number(timespec[1]) / 1e6;
+}
+
+if (import.meta.main) {
+  const [role, address] = Deno.args;
+  if (role === "server") await serve();
+  else if (role === "empty") print(JSON.stringify(await memory()));
+  else if (role === "client") await follow(address!);
+  else throw new Error(`unknown role ${role}`);
 }

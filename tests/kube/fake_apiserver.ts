@@ -68,6 +68,7 @@ export class FakeApiServer {
   #version = 1000;
   #compacted = 0;
   readonly #watches = new Set<Watch>();
+  readonly #watchOpened = new Set<() => void>();
   readonly #sockets = new Set<Socket>();
   readonly #lists = new Map<string, Obj[]>();
   #server: Server | undefined;
@@ -123,6 +124,11 @@ export class FakeApiServer {
 
   get openWatches(): number {
     return this.#watches.size;
+  }
+
+  /** Resolves when that many watches are open. */
+  async watched(count: number): Promise<void> {
+    while (this.#watches.size < count) await new Promise<void>((resolve) => this.#watchOpened.add(resolve));
   }
 
   count(what: string): number {
@@ -283,6 +289,8 @@ export class FakeApiServer {
     const bookmarks = query.get("allowWatchBookmarks") === "true";
     const watch: Watch = { path, response, bookmarks, admits: selector(query, namespace), silent: false };
     this.#watches.add(watch);
+    for (const resolve of this.#watchOpened) resolve();
+    this.#watchOpened.clear();
     response.on("close", () => this.#watches.delete(watch));
     for (const stored of this.#history) {
       if (stored.path === path && stored.version > from && watch.admits(stored.object)) this.#send(watch, stored);
