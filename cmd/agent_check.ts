@@ -1,7 +1,7 @@
 /** The admin route behind `edgemesh check`: what only the running agent can know, as facts that the command judges. */
 import { cidrContains, hostPort } from "../lib/addr.ts";
 import type { AdminRoute } from "../lib/admin.ts";
-import { gatherUsage, type ProcReader } from "../lib/dns/usage_gather.ts";
+import { gatherUsage, type ProcReader } from "../lib/dns/host/usage_gather.ts";
 import { Links } from "../lib/linux/links.ts";
 import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
 import type { RunningAgent } from "./agent.ts";

@@ -5,7 +5,7 @@ import { type Cidr, cidrText } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import type { DnsConfig } from "../lib/dns/config.ts";
-import type { CacheStore } from "../lib/dns/persist.ts";
+import type { CacheStore } from "../lib/dns/cache/persist.ts";
 import type { DnsServer, DnsStats } from "../lib/dns/server.ts";
 import { explain, MeshError } from "../lib/errors.ts";
 import type { HostResolver } from "./host_resolver.ts";
@@ -165,7 +165,7 @@ export class DnsModule {
 }
 
 async function dnsConfig({ config, cidrs }: DnsModuleParts): Promise<DnsConfig> {
-  const { parseUpstream } = await import("../lib/dns/resolvconf.ts");
+  const { parseUpstream } = await import("../lib/dns/host/resolvconf.ts");
   const { dns } = config;
   const upstream = (text: string, where: string) => {
     const spec = parseUpstream(text);

@@ -2,6 +2,7 @@
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
 import { describe, explain, MeshError } from "../lib/errors.ts";
+import { readReferenced } from "../lib/file_reference.ts";
 import { proxyChoice } from "../lib/http_proxy.ts";
 import { AgentIdentity } from "../lib/identity/agent.ts";
 import type { StateFiles } from "../lib/identity/state_files.ts";
@@ -89,7 +90,7 @@ async function explained<T>(work: Promise<T>): Promise<T> {
 
 async function readToken(file: string): Promise<string> {
   try {
-    if (file !== "-") return (await Deno.readTextFile(file)).trim();
+    if (file !== "-") return (await readReferenced(file)).trim();
     const parts: Uint8Array[] = [];
     let length = 0;
     for await (const chunk of Deno.stdin.readable) {

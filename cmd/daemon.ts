@@ -2,6 +2,7 @@
 import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts";
 import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
 import { describe, MeshError } from "../lib/errors.ts";
+import { leadsOutside } from "../lib/file_reference.ts";
 import { systemClock } from "../lib/clock.ts";
 import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyWatchdog } from "../lib/linux/process.ts";
@@ -70,7 +71,8 @@ export async function configSources(role: Role, flags: DaemonFlags): Promise<Con
       throw new MeshError("CONFIG_INVALID", `The configuration file ${name} cannot be read`, { cause: e });
     }
   }
-  return { flags: values, env: Deno.env.toObject(), ...(text === undefined ? {} : { file: { name, text } }) };
+  const file = text === undefined ? {} : { file: { name, text } };
+  return { flags: values, env: Deno.env.toObject(), leadsOutside, ...file };
 }
 
 /** As many descriptors as the machine allows: each carried connection takes two. */

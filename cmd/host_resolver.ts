@@ -1,6 +1,6 @@
 /** Makes this host's own processes ask the agent for names, and takes that back. Only where `dns.integrate` says so. */
 import type { AgentConfig } from "../lib/config.ts";
-import { disintegrate, integrate, type ResolverHost } from "../lib/dns/integrate.ts";
+import { disintegrate, integrate, type ResolverHost } from "../lib/dns/host/integrate.ts";
 import { describe } from "../lib/errors.ts";
 import type { Logger } from "../lib/log.ts";
 

@@ -2,7 +2,6 @@
 import { type Cidr, parseIp } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { MeshError } from "../lib/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import { openFolder } from "../lib/meta/folder.ts";
 import type { Guard } from "../lib/meta/guard.ts";
@@ -72,9 +71,6 @@ export async function kubeSource(kubeconfig: string, options: ReadOptions): Prom
     import("../lib/meta/kube_api.ts"),
     import("../lib/meta/kube_config.ts"),
   ]);
-  if (kubeconfig !== IN_CLUSTER && !kubeconfig.startsWith("/")) {
-    throw new MeshError("CONFIG_INVALID", `kubeconfig must be ${IN_CLUSTER} or an absolute path, not ${kubeconfig}`);
-  }
   const access = kubeconfig === IN_CLUSTER ? inClusterAccess() : kubeconfigAccess(kubeconfig);
   const api = new FetchApi(access, { clock: systemClock, address: kubeconfig });
   return new KubeSource(sourceOptions(api, options));

@@ -1,6 +1,6 @@
 /** `edgemesh resolve`: what the agent's DNS answers to a name, and why. */
-import type { Explanation } from "../lib/dns/explain.ts";
-import { explainText } from "../lib/dns/explain_text.ts";
+import type { Explanation } from "../lib/dns/explain/explain.ts";
+import { explainText } from "../lib/dns/explain/text.ts";
 import { adminCall } from "./admin_client.ts";
 import { type Format, printDocument } from "./output.ts";
 

@@ -22,6 +22,11 @@ const listenAddress = z.string().refine((v) => parseHostPort(v) !== undefined, {
 const absolutePath = z.string().refine((v) => v.startsWith("/") && !v.split("/").includes(".."), {
   error: "must be an absolute path without '..'",
 });
+/** Of a flag it may be relative to where the command was typed. */
+const tokenPath = z.string().refine((v) => !v.split("/").includes(".."), { error: "must be a path without '..'" });
+const kubeconfig = z.union([z.literal("in-cluster"), absolutePath], {
+  error: "must be in-cluster or an absolute path without '..'",
+});
 const port = z.int().min(1).max(65535);
 const zone = z.string().regex(/^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$/, {
   error: "must be a DNS name in lower case without a final dot",
@@ -80,7 +85,7 @@ const BothSources = { path: ["metaServer", "server"], error: "cannot be given be
 export const AgentConfig = z.strictObject({
   nodeName: nodeName.optional().describe("Name of this node; after the join it is on disk"),
   server: z.array(serverUrl).max(3).default([]).describe("Servers to join and to stay connected to, at most three"),
-  tokenFile: z.string().optional().describe("File with the join token, or - for stdin; deleted after the join"),
+  tokenFile: tokenPath.optional().describe("File with the join token, or - for stdin; deleted after the join"),
   proxy: z.union([z.enum(["auto", "off"]), proxyUrl]).default("auto").describe(
     "HTTP proxy (CONNECT) on the way to the servers, http://[user:password@]host:port; auto: as HTTPS_PROXY and NO_PROXY say",
   ),
@@ -88,7 +93,7 @@ export const AgentConfig = z.strictObject({
   stateDir: absolutePath.default("/var/lib/edgemesh/agent").describe("Identity and snapshot, readable by root only"),
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of YAML whose objects win over what the server says"),
-  kubeconfig: z.string().optional().describe(
+  kubeconfig: kubeconfig.optional().describe(
     "Kubernetes API to learn from instead of the server: a kubeconfig file, or in-cluster",
   ),
   metaServer,
@@ -231,7 +236,7 @@ export const ServerConfig = z.strictObject({
   ),
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of Kubernetes YAML to serve to the agents"),
-  kubeconfig: z.string().optional().describe("Kubernetes API to serve from: a kubeconfig file, or in-cluster"),
+  kubeconfig: kubeconfig.optional().describe("Kubernetes API to serve from: a kubeconfig file, or in-cluster"),
   metadata: z.strictObject({
     ...reading,
     scopes: z.array(z.strictObject({
@@ -311,6 +316,11 @@ export function listPaths(role: Role): Set<string> {
     if (schema instanceof z.ZodArray || schema instanceof z.ZodTuple) out.add(path);
   });
   return out;
+}
+
+/** The paths among {@link configPaths} that name a file whose content is read. */
+export function filePaths(role: Role): string[] {
+  return configPaths(role).filter((path) => /(^|\.)kubeconfig$|File$/.test(path));
 }
 
 /** JSON Schema of a role's configuration file. */

@@ -7,6 +7,7 @@ import {
   type AgentConfig,
   type ConfigIssue,
   configPaths,
+  filePaths,
   listPaths,
   nearest,
   parseConfig,
@@ -21,6 +22,8 @@ export interface ConfigSources {
   readonly env: Readonly<Record<string, string>>;
   /** Text of the YAML file and its name. */
   readonly file?: { readonly name: string; readonly text: string };
+  /** Where a file that is referred to leads outside of its folder (lib/file_reference.ts). Default: not looked at. */
+  leadsOutside?(path: string): string | undefined;
 }
 
 export interface LoadedConfig<C> {
@@ -104,6 +107,7 @@ export function checkConfig(role: Role, sources: ConfigSources): CheckedConfig<A
       problems.push({ ...issue, ...(where === undefined ? {} : { where }) });
     }
   }
+  problems.push(...outsideReferences(role, raw, origin, sources));
   return { config: problems.length > 0 || "issues" in parsed ? undefined : parsed.config, origin, problems };
 }
 
@@ -129,6 +133,22 @@ export function problemLine({ path, problem, where }: ConfigProblem): string {
   return `${path} ${problem}${where === undefined ? "" : ` (${where})`}`;
 }
 
+function* outsideReferences(
+  role: Role,
+  raw: unknown,
+  origin: ReadonlyMap<string, string>,
+  sources: ConfigSources,
+): Generator<ConfigProblem> {
+  for (const path of filePaths(role)) {
+    const value = path.split(".").reduce<unknown>((at, key) => (at as Record<string, unknown> | undefined)?.[key], raw);
+    const target = typeof value === "string" ? sources.leadsOutside?.(value) : undefined;
+    if (target === undefined) continue;
+    const where = origin.get(path);
+    const problem = `is a link that leads out of its folder, to ${target}; name that file itself, or put a copy here`;
+    yield { path, problem, ...(where === undefined ? {} : { where }) };
+  }
+}
+
 function readFile(
   file: { name: string; text: string },
   raw: Record<string, unknown>,
@@ -144,18 +164,31 @@ function readFile(
     });
   }
   if (doc.errors.length > 0) return;
-  const value: unknown = doc.toJS({ maxAliasCount: 50 });
+  let value: unknown;
+  try {
+    value = doc.toJS({ maxAliasCount: 50 });
+  } catch {
+    problems.push({ problem: "refers to its own parts so often that it would not fit into memory", where: file.name });
+    return;
+  }
   if (value === null || value === undefined) return;
   if (typeof value !== "object" || Array.isArray(value)) {
     problems.push({ problem: "must hold keys and values", where: `${file.name}:1` });
     return;
   }
-  copyInto(
-    raw,
-    value as Record<string, unknown>,
-    "",
-    (path) => origin.set(path, `${file.name}:${lineOf(doc, lines, path)}`),
-  );
+  const where = (path: string) => `${file.name}:${lineOf(doc, lines, path)}`;
+  for (const path of forbiddenKeys(value)) problems.push({ path, problem: "is not a known key", where: where(path) });
+  copyInto(raw, value as Record<string, unknown>, "", (path) => origin.set(path, where(path)));
+}
+
+/** Keys that would change the objects they are put into, wherever they are. */
+function* forbiddenKeys(value: unknown, prefix = ""): Generator<string> {
+  if (value === null || typeof value !== "object") return;
+  for (const [key, inner] of Object.entries(value)) {
+    const path = prefix ? `${prefix}.${key}` : key;
+    if (FORBIDDEN.has(key)) yield path;
+    else yield* forbiddenKeys(inner, path);
+  }
 }
 
 /** The line of a key; of the nearest one above it where an alias hides it. */
@@ -180,11 +213,7 @@ function copyInto(
 ): void {
   for (const [key, value] of Object.entries(from)) {
     const path = prefix ? `${prefix}.${key}` : key;
-    if (FORBIDDEN.has(key)) {
-      // Kept under a harmless name so that the schema refuses it by name instead of it changing objects.
-      to[`(${key})`] = true;
-      continue;
-    }
+    if (FORBIDDEN.has(key)) continue;
     if (value !== null && typeof value === "object" && !Array.isArray(value)) {
       const child: Record<string, unknown> = {};
       to[key] = child;

@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { configPaths, nearest, parseConfig } from "./config.ts";
+import { configPaths, filePaths, nearest, parseConfig } from "./config.ts";
 import { envName, loadConfig } from "./config_load.ts";
 import { MeshError } from "./errors.ts";
 
@@ -67,13 +67,38 @@ Deno.test("loadConfig names the line of broken YAML", () => {
   assert.match(error.message, /a\.yaml:[23]: /);
 });
 
-Deno.test("T41: loadConfig refuses keys that would change objects and bounds alias bombs", () => {
-  failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: "__proto__: { admin: true }\n" } }));
-  failure(() => loadConfig("agent", { flags: { "constructor.prototype.x": 1 }, env: {} }));
+Deno.test("T41: loadConfig refuses keys that would change objects, at any depth", () => {
+  const hosts = (text: string) => ({ ...none, file: { name: "a.yaml", text } });
+  for (
+    const [text, path, line] of [
+      ["__proto__: { admin: true }\n", "__proto__", 1],
+      ["log: { level: info }\nconstructor: 1\n", "constructor", 2],
+      ["dns:\n  hosts:\n    __proto__: [10.0.0.1]\n", "dns.hosts.__proto__", 3],
+      ["dns:\n  forwards: [{ prototype: 1, zone: a, upstreams: [1.1.1.1] }]\n", "dns.forwards.0.prototype", 2],
+    ] as const
+  ) {
+    const { message } = failure(() => loadConfig("agent", hosts(text)));
+    assert.ok(message.includes(`${path} is not a known key (a.yaml:${line})`), message);
+  }
+  for (const flag of ["constructor.prototype.x", "dns.__proto__.admin"]) {
+    assert.match(failure(() => loadConfig("agent", { flags: { [flag]: 1 }, env: {} })).message, /is not a valid path/);
+  }
   assert.equal(({} as { admin?: boolean }).admin, undefined);
-  const bomb =
-    "a: &a [1,1,1,1,1,1,1,1,1]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: [*c,*c,*c,*c,*c,*c,*c]\n";
-  assert.throws(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text: bomb } }));
+});
+
+Deno.test("T41: an alias bomb is a problem of its file, said at once", () => {
+  const levels = Array.from(
+    { length: 30 },
+    (_, i) => `l${i}: &l${i} [${Array(9).fill(i ? `*l${i - 1}` : 1).join(",")}]`,
+  );
+  const { message } = failure(() =>
+    loadConfig("agent", { ...none, file: { name: "a.yaml", text: levels.join("\n") } })
+  );
+  assert.match(message, /refers to its own parts so often.*\(?a\.yaml|a\.yaml: refers to its own parts so often/);
+  const few = "nodeName: &n edge-1\ndns: { searchNamespaces: [*n] }\n";
+  assert.deepEqual(loadConfig("agent", { ...none, file: { name: "a.yaml", text: few } }).config.dns.searchNamespaces, [
+    "edge-1",
+  ]);
 });
 
 Deno.test("parseConfig refuses server addresses that are not plain wss", () => {
@@ -130,10 +155,37 @@ Deno.test("loadConfig refuses two sources on an agent, and what is no address of
 });
 
 Deno.test("T41: a path in the configuration is absolute and leaves no folder it names", () => {
-  for (const key of ["stateDir", "runDir", "manifests", "dns.resolvConf", "metaServer.security.tlsCaFile"]) {
+  for (
+    const key of ["stateDir", "runDir", "manifests", "kubeconfig", "dns.resolvConf", "metaServer.security.tlsCaFile"]
+  ) {
     for (const bad of ["../etc/shadow", "/etc/edgemesh/../shadow", "relative/file"]) {
       const error = failure(() => loadConfig("agent", { flags: { [key]: bad }, env: {} }));
-      assert.match(error.message, /must be an absolute path without '\.\.'/, `${key}=${bad}`);
+      assert.match(error.message, /must be (in-cluster or )?an absolute path without '\.\.'/, `${key}=${bad}`);
     }
   }
+  assert.match(
+    failure(() => loadConfig("agent", { flags: { tokenFile: "/run/../token" }, env: {} })).message,
+    /must be a path without/,
+  );
+});
+
+Deno.test("T41: every file that a configuration refers to is looked at for links that lead outside", () => {
+  assert.deepEqual(filePaths("server"), ["kubeconfig"]);
+  const named = [
+    "tokenFile",
+    "kubeconfig",
+    ...["tlsCaFile", "tlsCertFile", "tlsPrivateKeyFile", "tokenFile"].map((k) => `metaServer.security.${k}`),
+  ];
+  assert.deepEqual(filePaths("agent"), named);
+  const leadsOutside = (path: string) => path.startsWith("/etc/edgemesh/link") ? "/etc/shadow" : undefined;
+  for (const path of named) {
+    const keys = path.split(".");
+    const text = keys.map((key, i) => `${"  ".repeat(i)}${key}:`).join("\n") + " /etc/edgemesh/link\n";
+    const error = failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text }, leadsOutside }));
+    assert.match(
+      error.message,
+      new RegExp(`${path} is a link that leads out of its folder, to /etc/shadow.*\\(a\\.yaml:${keys.length}\\)`),
+    );
+  }
+  loadConfig("agent", { flags: { tokenFile: "/etc/edgemesh/token", kubeconfig: "in-cluster" }, env: {}, leadsOutside });
 });

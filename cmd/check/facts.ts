@@ -1,6 +1,6 @@
 /** What `edgemesh check` gathers before anything is judged, and what a judgement is. */
 import type { ReasonCode } from "../../lib/errors.ts";
-import type { FoundUsage } from "../../lib/dns/usage_gather.ts";
+import type { FoundUsage } from "../../lib/dns/host/usage_gather.ts";
 import type { Status } from "../../lib/status.ts";
 
 export type CheckState = "ok" | "warn" | "fail";

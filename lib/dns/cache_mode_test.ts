@@ -1,6 +1,6 @@
 /** Nodes that keep CoreDNS: every name is asked of the cluster's DNS Services and kept for a while. */
 import assert from "node:assert/strict";
-import { clusterDnsAddresses } from "./cluster_dns.ts";
+import { clusterDnsAddresses } from "./cluster/cluster_dns.ts";
 import { TestServer, upstreamProgram } from "./testing.ts";
 import { MemoryMeta, service } from "./testing_meta.ts";
 

@@ -1,5 +1,5 @@
 /** What can be configured, with the defaults. lib/config.ts mirrors this in its schema. */
-import type { UpstreamSpec } from "./upstream_server.ts";
+import type { UpstreamSpec } from "./upstream/server_state.ts";
 
 /** Another resolver for one zone and everything below it. */
 export interface ForwardZone {

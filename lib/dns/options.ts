@@ -3,9 +3,9 @@ import { type Cidr, parseCidr } from "../addr.ts";
 import { MeshError } from "../errors.ts";
 import type { IpPort } from "../net.ts";
 import type { DnsConfig } from "./config.ts";
-import { type Labels, labelsOf, lowerLabels } from "./labels.ts";
-import type { Zone } from "./name.ts";
-import { type ReverseOptions, reverseZones } from "./reverse.ts";
+import { type Labels, labelsOf, lowerLabels } from "./wire/labels.ts";
+import type { Zone } from "./cluster/name.ts";
+import { type ReverseOptions, reverseZones } from "./cluster/reverse.ts";
 
 /** Zones, networks and switches as the pure answers take them. Throws MeshError CONFIG_INVALID. */
 export function answerOptions(config: DnsConfig, listen: readonly IpPort[]): ReverseOptions {

@@ -4,20 +4,20 @@
  */
 import type { Clock } from "../clock.ts";
 import type { MetaReader } from "../meta/model.ts";
-import type { ClusterAnswer } from "./answer.ts";
-import { AnswerCache } from "./cache.ts";
-import { CLASS_IN, MAX_TCP_BYTES, RCODE, TYPE } from "./constants.ts";
-import { decide, type DecideContext, type Decision } from "./decide.ts";
-import { anyAnswer, encodeCluster, encodeError, joinChain } from "./encode.ts";
-import { type Entry, makeEntry, SNAPSHOT_LIFE } from "./entry.ts";
-import { type Forwarder, type ForwardHow, type ForwardQuestion, nearlyExpired } from "./forwarder.ts";
-import type { HostsTable } from "./hosts.ts";
-import { type Labels, lowerLabels } from "./labels.ts";
+import type { ClusterAnswer } from "./cluster/answer.ts";
+import { AnswerCache } from "./cache/cache.ts";
+import { CLASS_IN, MAX_TCP_BYTES, RCODE, TYPE } from "./wire/constants.ts";
+import { decide, type DecideContext, type Decision } from "./cluster/decide.ts";
+import { anyAnswer, encodeCluster, encodeError, joinChain } from "./cache/encode.ts";
+import { type Entry, makeEntry, SNAPSHOT_LIFE } from "./cache/entry.ts";
+import { type Forwarder, type ForwardHow, type ForwardQuestion, nearlyExpired } from "./upstream/forwarder.ts";
+import type { HostsTable } from "./cluster/hosts.ts";
+import { type Labels, lowerLabels } from "./wire/labels.ts";
 import type { Source } from "./limit.ts";
-import { Query } from "./query.ts";
-import { appendOpt, Responder } from "./response.ts";
-import type { ReverseOptions } from "./reverse.ts";
-import type { MessageWriter } from "./writer.ts";
+import { Query } from "./wire/query.ts";
+import { appendOpt, Responder } from "./cache/response.ts";
+import type { ReverseOptions } from "./cluster/reverse.ts";
+import type { MessageWriter } from "./wire/writer.ts";
 
 /** Where a response goes that comes later. Made only when it is needed. */
 export interface ReplyPath {

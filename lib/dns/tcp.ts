@@ -4,7 +4,7 @@
  */
 import type { CancelTimer, Clock } from "../clock.ts";
 import { type Accepted, type MeshStream, WOULD_BLOCK } from "../net.ts";
-import { MAX_TCP_BYTES } from "./constants.ts";
+import { MAX_TCP_BYTES } from "./wire/constants.ts";
 import type { Source } from "./limit.ts";
 import type { ReplyPath, Resolver, Transport } from "./resolver.ts";
 

@@ -9,7 +9,7 @@ import type { IpPort } from "../net.ts";
 import { DEFAULT_DNS_CONFIG, type DnsConfig } from "./config.ts";
 import { FakeNetwork, type UdpProgram } from "./fake_network.ts";
 import type { Sources } from "./limit.ts";
-import type { CacheStore } from "./persist.ts";
+import type { CacheStore } from "./cache/persist.ts";
 import { DnsServer } from "./server.ts";
 import { MemoryMeta } from "./testing_meta.ts";
 

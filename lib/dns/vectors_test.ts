@@ -5,13 +5,13 @@
 import assert from "node:assert/strict";
 import type { EndpointSlice, Service } from "../meta/model.ts";
 import { parseCidr } from "../addr.ts";
-import { answerCluster, type AnswerOptions, type ClusterAnswer } from "./answer.ts";
-import { rcodeName, TYPE, typeName, typeNumber } from "./constants.ts";
-import { labelsOf, lowerLabels, nameText } from "./labels.ts";
-import { zoneOf } from "./name.ts";
-import { addressRecord, type ResourceRecord } from "./records.ts";
-import { answerReverse, reverseZones } from "./reverse.ts";
-import { soaRecord } from "./soa.ts";
+import { answerCluster, type AnswerOptions, type ClusterAnswer } from "./cluster/answer.ts";
+import { rcodeName, TYPE, typeName, typeNumber } from "./wire/constants.ts";
+import { labelsOf, lowerLabels, nameText } from "./wire/labels.ts";
+import { zoneOf } from "./cluster/name.ts";
+import { addressRecord, type ResourceRecord } from "./wire/records.ts";
+import { answerReverse, reverseZones } from "./cluster/reverse.ts";
+import { soaRecord } from "./cluster/soa.ts";
 import { recordTexts, TestServer, upstreamProgram } from "./testing.ts";
 import { endpoint, MemoryMeta, service, slice } from "./testing_meta.ts";
 

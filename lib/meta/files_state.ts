@@ -1,6 +1,7 @@
 /** The state of a folder of manifests: what each file gives, and what all files together give. No I/O. */
 import type { Cidr } from "../addr.ts";
 import { familyOf } from "../addr.ts";
+import { describe, MeshError } from "../errors.ts";
 import { allocate, needsAddress } from "./allocate.ts";
 import type { ConvertContext } from "./convert.ts";
 import { convert } from "./convert.ts";
@@ -28,7 +29,8 @@ export async function loadFile(
   file: {
     readonly name: string;
     readonly stamp: string;
-    readonly bytes: Uint8Array;
+    /** An error where the file is not to be read. */
+    readonly bytes: Uint8Array | MeshError;
     readonly before: LoadedFile | undefined;
   },
   context: ConvertContext,
@@ -42,6 +44,7 @@ export async function loadFile(
     problems: [{ object: "", field: "", value: "", reason, code: "OBJECT_INVALID", where: name }],
     stale: before !== undefined,
   });
+  if (file.bytes instanceof MeshError) return whole(describe(file.bytes));
   if (file.bytes.length > MAX_FILE_BYTES) return whole(`is larger than ${MAX_FILE_BYTES} bytes`);
   let text: string;
   try {

@@ -1,4 +1,5 @@
 /** A folder of files as the folder source sees it, and the machine's own. */
+import { refuseOutside } from "../file_reference.ts";
 
 export interface FileStamp {
   readonly name: string;
@@ -10,6 +11,7 @@ export interface Folder {
   readonly path: string;
   /** Regular files directly in the folder, symbolic links to such included (ConfigMap mounts are made of those). */
   list(): Promise<readonly FileStamp[]>;
+  /** Throws CONFIG_INVALID for a link that leads out of the folder. */
   read(name: string): Promise<Uint8Array>;
   /** Calls `changed` after anything may have changed. A hint only: callers also look from time to time. */
   watch(changed: () => void): () => void;
@@ -34,7 +36,10 @@ export function openFolder(path: string): Folder {
       }
       return out;
     },
-    read: (name) => Deno.readFile(`${path}/${name}`),
+    async read(name) {
+      refuseOutside(`${path}/${name}`);
+      return await Deno.readFile(`${path}/${name}`);
+    },
     watch(changed) {
       let watcher: Deno.FsWatcher;
       try {

@@ -5,6 +5,7 @@
  * rest of the agent.
  */
 import { MeshError } from "../errors.ts";
+import { readReferenced } from "../file_reference.ts";
 import type { Access } from "./kube_api.ts";
 import type { Proof } from "./kube_plugins.ts";
 
@@ -20,7 +21,7 @@ export type LoadAccess = (fresh: boolean) => Promise<Access>;
 const ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 export const systemDeps: AccessDeps = {
-  readText: (path) => Deno.readTextFile(path),
+  readText: readReferenced,
   env: (name) => Deno.env.get(name),
 };
 
@@ -169,9 +170,11 @@ function base64(data: string, path: string, field: string): string {
   }
 }
 
-/** Paths in a kubeconfig are relative to its folder. */
+/** Paths in a kubeconfig are relative to its folder, and relative ones stay in it. */
 function fromFolder(kubeconfig: string, file: string): string {
-  return file.startsWith("/") ? file : `${kubeconfig.slice(0, kubeconfig.lastIndexOf("/") + 1)}${file}`;
+  if (file.startsWith("/")) return file;
+  if (file.split("/").includes("..")) throw invalid(kubeconfig, `${file} leads out of its folder`, "an absolute path");
+  return `${kubeconfig.slice(0, kubeconfig.lastIndexOf("/") + 1)}${file}`;
 }
 
 function invalid(path: string, reason: string, hint?: string): MeshError {

@@ -233,3 +233,22 @@ Deno.test("access: a file that cannot be read for a moment does not take away wh
     await assert.rejects(never.get(SERVICES, new AbortController().signal), { code: "CONFIG_INVALID" });
   });
 });
+
+Deno.test("T41: a relative path in a kubeconfig stays in its folder", async () => {
+  for (
+    const [cluster, user] of [
+      [{ server: "https://127.0.0.1:1", "certificate-authority": "../ca.crt" }, { token: "t" }],
+      [{ server: "https://127.0.0.1:1" }, { tokenFile: "pki/../../token" }],
+    ]
+  ) {
+    const files = {
+      "/etc/edgemesh/kubeconfig": kubeconfig(cluster, user),
+      "/etc/ca.crt": authority.ca,
+      "/etc/token": "t",
+    };
+    await assert.rejects(
+      kubeconfigAccess("/etc/edgemesh/kubeconfig", { deps: deps(files) })(false),
+      /(\.\.\/ca\.crt|\.\.\/token) leads out of its folder/,
+    );
+  }
+});

@@ -2,9 +2,9 @@
 import assert from "node:assert/strict";
 import { parseCidr } from "../addr.ts";
 import { FakeClock } from "../clock.ts";
-import { answerCluster, type AnswerOptions } from "../dns/answer.ts";
-import { rcodeName, TYPE } from "../dns/constants.ts";
-import { labelsOf } from "../dns/labels.ts";
+import { answerCluster, type AnswerOptions } from "../dns/cluster/answer.ts";
+import { rcodeName, TYPE } from "../dns/wire/constants.ts";
+import { labelsOf } from "../dns/wire/labels.ts";
 import { createLogger, memorySink } from "../log.ts";
 import { FakeApiServer } from "../../tests/kube/fake_apiserver.ts";
 import { kubeService, kubeSlice, SERVICES, SLICES } from "../../tests/kube/objects.ts";

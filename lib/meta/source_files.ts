@@ -4,7 +4,7 @@
  */
 import type { Cidr } from "../addr.ts";
 import type { Clock } from "../clock.ts";
-import { describe } from "../errors.ts";
+import { describe, MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { MetaVersion } from "./model.ts";
 import type { Folder } from "./folder.ts";
@@ -133,7 +133,7 @@ export class FilesSource implements MetaSource {
         unsettled = true;
         continue;
       }
-      const bytes = await this.#folder.read(name);
+      const bytes = await this.#read(name);
       const load = { name, stamp, bytes, before: this.#files.get(name) };
       this.#files.set(name, await loadFile(load, this.#context));
       changed = true;
@@ -148,6 +148,14 @@ export class FilesSource implements MetaSource {
     if (changed) this.#publish();
     else if (this.#state === "degraded") this.#enter("synced");
     return unsettled;
+  }
+
+  /** The content, or why this file, and no other, is not to be read. */
+  #read(name: string): Promise<Uint8Array | MeshError> {
+    return this.#folder.read(name).catch((error) => {
+      if (error instanceof MeshError) return error;
+      throw error;
+    });
   }
 
   #publish(): void {

@@ -272,3 +272,30 @@ Deno.test("files: a real folder: written, changed by rename, removed, all seen t
     await Deno.remove(path, { recursive: true });
   }
 });
+
+Deno.test("T41: files: a link out of the folder is reported and not read; the others go on", async () => {
+  const root = await Deno.makeTempDir();
+  const store = new MetaStore({ clock: systemClock, layers: ["local"] });
+  const log = nullLogger;
+  const source = new FilesSource({
+    folder: openFolder(`${root}/m`),
+    layer: store.layer("local"),
+    clock: systemClock,
+    log,
+  });
+  try {
+    await Deno.mkdir(`${root}/m`);
+    await Deno.writeTextFile(`${root}/shadow`, "root:canary4711");
+    await Deno.symlink("../shadow", `${root}/m/a.yaml`);
+    await Deno.writeTextFile(`${root}/m/b.yaml`, WEB);
+    await source.start();
+    assert.equal(store.snapshot.service("shop", "web")?.clusterIPs[0], "10.96.0.10");
+    const texts = source.status().problems.map(problemText);
+    assert.equal(texts.length, 1);
+    assert.match(texts[0]!, /^a\.yaml: .*is a link that leads out of its folder, to .*shadow; try: /);
+    assert.doesNotMatch(texts[0]!, /canary/);
+  } finally {
+    await source.stop();
+    await Deno.remove(root, { recursive: true });
+  }
+});

@@ -55,6 +55,14 @@ export const MIN_TUNE_RTT_MS = 0.5;
 /** Datagrams that waited longer for a carrier are dropped: whoever sent them has asked again by then. */
 export const DATAGRAM_STALE_MS = 2_000;
 
+/**
+ * A carrier that the session has left for another is read for so long: as old as a datagram may be that waited for a
+ * carrier. Both sides have moved on one round trip after each other; the rest is for what the old way still holds.
+ */
+export const RETIRED_MS: number = DATAGRAM_STALE_MS;
+/** Carriers left behind at once: a channel for legs, and legs for a direct path, in one moment. */
+export const MAX_RETIRED = 2;
+
 /** What one session may hold. All are per peer. */
 export interface SessionLimits {
   /** Streams the peer may have open towards us; told in HELLO. Beyond: refused with LIMIT. */

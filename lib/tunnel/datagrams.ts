@@ -24,6 +24,8 @@ export class DatagramSender {
   #end = 0;
   /** End of the last frame that fits into one batch. */
   #cut = 0;
+  /** Bytes at the beginning that belong to a datagram of which a part was sent. */
+  #rest = 0;
   #number = 0;
   #queued = 0;
   #sent = 0;
@@ -103,7 +105,17 @@ export class DatagramSender {
     send(batch.subarray(0, this.#cut));
     batch.copyWithin(0, this.#cut, this.#end);
     this.#end -= this.#cut;
-    this.#cut = this.#end;
+    this.#rest = this.#cut = this.#end;
+  }
+
+  /** Gives what is left of a datagram to `send`, to follow its beginning before another carrier is used. */
+  finish(send: (batch: Uint8Array) => void): void {
+    if (this.#rest === 0) return;
+    this.#end -= this.#rest;
+    this.#cut -= this.#rest;
+    send(this.#batch!.subarray(0, this.#rest));
+    this.#batch!.copyWithin(0, this.#rest, this.#rest + this.#end);
+    this.#rest = 0;
   }
 
   /** The flow is over: what it had waiting is gone. */
@@ -114,7 +126,7 @@ export class DatagramSender {
 
   /** Drops what was gathered or queued: it is too old, or the peer changed. */
   clear(): void {
-    this.#end = this.#cut = 0;
+    this.#end = this.#cut = this.#rest = 0;
     for (let flow = this.#line.shift(); flow !== undefined; flow = this.#line.shift()) {
       flow.waiting = false;
       this.forget(flow);

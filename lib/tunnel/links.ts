@@ -1,16 +1,28 @@
 /**
  * The carriers of a session: at most one is active, a few may be waiting for the peer's HELLO. The initiator numbers
  * them; the highest number whose HELLO came both ways wins, on both sides, however the messages cross. The old carrier
- * stays in use until then, so a better path costs no pause.
+ * stays in use until then, so a better path costs no pause; after it, it is retired: read for a moment, because
+ * datagrams on their way there are not sent again.
  */
 import type { ReasonCode } from "../errors.ts";
 import type { Carrier } from "./carrier.ts";
-import { HELLO_TIMEOUT_MS, MAX_CANDIDATES, type SessionLimits, VERSION_MAX, VERSION_MIN } from "./constants.ts";
+import {
+  HELLO_TIMEOUT_MS,
+  MAX_CANDIDATES,
+  MAX_RETIRED,
+  RETIRED_MS,
+  type SessionLimits,
+  VERSION_MAX,
+  VERSION_MIN,
+} from "./constants.ts";
 import { encodeHello, frameBytes, type Hello, helloSize, TYPE } from "./frame.ts";
 import { Link } from "./link.ts";
 import type { Receiver } from "./receiver.ts";
 import { commonVersion, decideResume } from "./resume.ts";
 import type { Sender } from "./sender.ts";
+
+/** Closes a carrier that was left, without last words that a dead way would hold: nobody listens for them there. */
+const CUT: ReasonCode = "PEER_GONE";
 
 export interface LinksHost {
   readonly initiator: boolean;
@@ -27,6 +39,8 @@ export interface LinksHost {
   restarted(): void;
   /** `link` is the active one from now on. */
   activated(link: Link, hello: Hello): void;
+  /** `link` was the active one, and is read for what is not sent again from now on. */
+  retired(link: Link): void;
   /** A carrier went away without our doing. */
   lost(carrier: Carrier, reason: ReasonCode | undefined): void;
   /** No carrier is active now. */
@@ -44,6 +58,8 @@ export interface Refusal {
 export class Links {
   readonly #host: LinksHost;
   #links: Link[] = [];
+  /** Oldest first. */
+  readonly #retired: Link[] = [];
   #active: Link | undefined;
   /** The link that carries bytes before the peer's first HELLO (0-RTT); at most one in a session's life. */
   #early: Link | undefined;
@@ -76,9 +92,9 @@ export class Links {
     return this.#links.length;
   }
 
-  /** When the next waiting carrier runs out of time. */
+  /** When the next waiting or retired carrier runs out of time. */
   get deadline(): number {
-    let at = Infinity;
+    let at = this.#retired[0]?.deadline ?? Infinity;
     for (const link of this.#links) if (!link.greeted) at = Math.min(at, link.deadline);
     return at;
   }
@@ -118,6 +134,7 @@ export class Links {
 
   /** The peer's HELLO on `link`. */
   greeted(link: Link, hello: Hello): Refusal | undefined {
+    if (link.retired) return this.#lateHello(link, hello);
     const { sender, receiver, initiator, instance } = this.#host;
     if (commonVersion(hello) === undefined) {
       return { reason: "VERSION", detail: `peer speaks versions ${hello.versionMin} to ${hello.versionMax}` };
@@ -126,8 +143,8 @@ export class Links {
     link.greeted = true;
     if (!initiator) link.generation = hello.generation;
     if (this.#isOld(link, hello)) {
-      this.drop(link, "SHUTDOWN");
-      return undefined;
+      this.#retire(link);
+      return this.#lateHello(link, hello);
     }
     const { log } = sender;
     const decision = decideResume({
@@ -140,6 +157,7 @@ export class Links {
     }, hello);
     if (decision.kind === "refuse") return decision;
     if (decision.kind === "restart") {
+      for (const old of [...this.#retired]) this.drop(old, CUT);
       this.#host.restarted();
       sender.use(link);
     } else if (sender.link !== link) {
@@ -151,12 +169,15 @@ export class Links {
     this.#unsure = false;
     this.#newest = link.generation;
     this.#switches++;
+    const before = this.#active;
     this.#active = link;
     for (const other of [...this.#links]) {
-      if (other !== link && (other.greeted || (initiator && other.generation < link.generation))) {
-        this.drop(other, "SHUTDOWN");
-      }
+      if (other === link || !(other.greeted || (initiator && other.generation < link.generation))) continue;
+      // Ids on it mean streams and flows that are over.
+      if (decision.kind === "restart") this.drop(other, "SHUTDOWN");
+      else this.#retire(other);
     }
+    if (before?.retired) this.#host.retired(before);
     this.#host.activated(link, hello);
     return undefined;
   }
@@ -172,12 +193,14 @@ export class Links {
   lost(link: Link, reason: ReasonCode | undefined): void {
     if (link.gone) return;
     this.#forget(link);
+    if (link.retired) return;
     this.#host.lost(link.carrier, reason);
     if (this.#active === undefined && this.#links.length === 0) this.#host.down(reason ?? "PEER_GONE");
   }
 
-  /** Closes carriers that did not say HELLO in time. */
+  /** Closes carriers that did not say HELLO in time, and those that were retired long enough. */
   expire(now: number): void {
+    for (const link of [...this.#retired]) if (now >= link.deadline) this.drop(link, CUT);
     for (const link of [...this.#links]) {
       if (link.greeted || now < link.deadline) continue;
       link.carrier.close("TIMEOUT");
@@ -186,11 +209,29 @@ export class Links {
   }
 
   closeAll(reason: ReasonCode): void {
+    for (const link of [...this.#retired]) this.drop(link, CUT);
     for (const link of [...this.#links]) this.drop(link, reason);
+  }
+
+  /** Nothing is sent on it any more; what the peer sent before it moved on, too, may still come. */
+  #retire(link: Link): void {
+    if (this.#retired.length >= MAX_RETIRED) this.drop(this.#retired[0]!, CUT);
+    this.#links = this.#links.filter((other) => other !== link);
+    link.retired = true;
+    link.deadline = this.#host.now() + RETIRED_MS;
+    this.#retired.push(link);
+  }
+
+  /** The HELLO of a carrier that lost its race comes from the process we talk to, or nothing on it is for us. */
+  #lateHello(link: Link, hello: Hello): undefined {
+    link.greeted = true;
+    if (hello.instance !== this.#peer) this.drop(link, "SHUTDOWN");
   }
 
   #forget(link: Link): void {
     link.gone = true;
+    link.pieces?.trim();
+    if (link.retired) return void this.#retired.splice(this.#retired.indexOf(link), 1);
     this.#links = this.#links.filter((other) => other !== link);
     const { sender } = this.#host;
     if (sender.link === link) sender.pause();

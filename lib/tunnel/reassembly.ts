@@ -1,4 +1,4 @@
-/** The receiving half of flows: DGRAM frames back into datagrams. */
+/** Pieces of datagrams, as DGRAM frames bring them, back into datagrams. */
 import { MAX_DATAGRAM } from "./constants.ts";
 import { DGRAM_HEADER, get16 } from "./frame.ts";
 
@@ -6,8 +6,8 @@ const NOTHING = new Uint8Array(0);
 
 /**
  * Puts pieces of datagrams together. The sender writes the pieces of one datagram one after the other with no other
- * datagram between, so one buffer serves the whole session; a piece that does not continue the last one is dropped.
- * A change of carrier may cut a datagram in two: it is whole if no piece was lost.
+ * datagram between, so one buffer serves a carrier; a piece that does not continue the last one is dropped.
+ * An outage may cut a datagram in two: it is whole if no piece was lost.
  */
 export class Reassembly {
   #buffer: Uint8Array<ArrayBuffer> | undefined;
@@ -15,13 +15,22 @@ export class Reassembly {
   #number = -1;
   #total = 0;
   #got = 0;
-  #dropped = 0;
+  readonly #lost: { count: number };
   /** The datagram that {@link read} completed; valid until the next call. */
   whole: Uint8Array = NOTHING;
 
-  /** Datagrams of which a piece was missing. */
+  constructor(lost = { count: 0 }) {
+    this.#lost = lost;
+  }
+
+  /** Datagrams of which a piece was missing, here and {@link beside}. */
   get dropped(): number {
-    return this.#dropped;
+    return this.#lost.count;
+  }
+
+  /** Another one, for another carrier. */
+  beside(): Reassembly {
+    return new Reassembly(this.#lost);
   }
 
   /** Reads a DGRAM payload `batch[at, at + length)`. "bad": it breaks the protocol; "whole": see {@link whole}. */
@@ -58,7 +67,7 @@ export class Reassembly {
 
   /** Forgets a datagram that is not complete: its other pieces will not come. */
   reset(): void {
-    if (this.#flow >= 0) this.#dropped++;
+    if (this.#flow >= 0) this.#lost.count++;
     this.#flow = -1;
   }
 

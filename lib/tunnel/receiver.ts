@@ -64,6 +64,8 @@ export class Receiver {
       if (p > end) return "frame cut off";
       if (!link.greeted && type !== TYPE.HELLO) return "frame before HELLO";
       if ((type & UNCOUNTED) === 0) {
+        // The peer sends it again on the carrier that took over.
+        if (link.retired) continue;
         if (link.position < 0) return "counted frame before RESUME";
         link.position += FRAME_HEADER + length;
         if (link.position <= this.#received) {

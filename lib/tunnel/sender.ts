@@ -86,6 +86,9 @@ export class Sender {
 
   /** From now on everything goes over `link`, counted frames from where the log stands (`rewind` it before). */
   use(link: Link): void {
+    const before = this.#link;
+    // Even where it is busy: it takes one batch more, and the other end puts a datagram together from one carrier only.
+    if (before !== undefined && before !== link) this.datagrams.finish((batch) => before.give(batch));
     this.#link = link;
     this.#told = NONE;
     // An ACK on the carrier before may be lost.

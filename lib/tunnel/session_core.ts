@@ -6,6 +6,7 @@ import { MeshError, type ReasonCode, reasonCode } from "../errors.ts";
 import type { DatagramFlow, FlowHandler, MeshStream, ServiceTarget, StreamHandler } from "../net.ts";
 import type { Carrier } from "./carrier.ts";
 import { ACK_DELAY_MS, DATAGRAM_STALE_MS } from "./constants.ts";
+import { DatagramReceiver } from "./datagram_receiver.ts";
 import { DatagramSender } from "./datagrams.ts";
 import { decodeHello, get16, get64, GOAWAY_SIZE, type Hello, PING_SIZE, TYPE } from "./frame.ts";
 import { Incoming } from "./incoming.ts";
@@ -14,7 +15,6 @@ import { Links, type LinksHost } from "./links.ts";
 import { Liveness } from "./liveness.ts";
 import { Offers } from "./offers.ts";
 import { Pings } from "./pings.ts";
-import { Reassembly } from "./reassembly.ts";
 import { Receiver, type Violation } from "./receiver.ts";
 import { SendLog } from "./send_log.ts";
 import { Sender } from "./sender.ts";
@@ -35,7 +35,7 @@ export class SessionCore {
   readonly #links: Links;
   readonly #live = new Liveness();
   readonly #pings: Pings;
-  readonly #reassembly = new Reassembly();
+  readonly #datagrams: DatagramReceiver;
   #state: SessionState = "new";
   #closedBy: ReasonCode = "SHUTDOWN";
   #draining = false;
@@ -72,6 +72,12 @@ export class SessionCore {
       new DatagramSender(limits.flowQueueSum),
     );
     this.#table = new Table(this.#tableHost(), options.initiator);
+    this.#datagrams = new DatagramReceiver({
+      flow: (id) => this.#table.flow(id),
+      isStream: (id) => this.#table.isStream(id),
+      moved: () => this.#live.moved(options.now()),
+      fault: (error) => this.#turn.fault(error),
+    });
     this.#links = new Links(this.#linksHost());
   }
 
@@ -173,7 +179,7 @@ export class SessionCore {
     this.#live.stop();
     this.#table.failAll(reason);
     this.#sender.clear();
-    this.#reassembly.trim();
+    this.#datagrams.trim();
     this.#pings.fail();
     this.#turn.tell(() => this.#events.onClosed(reason, detail));
   }
@@ -200,7 +206,7 @@ export class SessionCore {
       unread: this.#table.unread,
       windowFree: this.#windows.free,
       datagramsSent: datagrams.sent,
-      datagramsDropped: datagrams.dropped + this.#reassembly.dropped,
+      datagramsDropped: datagrams.dropped + this.#datagrams.dropped,
     };
   }
 
@@ -255,8 +261,10 @@ export class SessionCore {
   }
 
   #uncounted(link: Link, type: number, id: number, batch: Uint8Array, at: number, length: number): Violation {
-    if (type === TYPE.DGRAM) return this.#datagram(id, batch, at, length);
+    if (type === TYPE.DGRAM) return this.#datagrams.read(link, id, batch, at, length);
     if (id !== 0) return "session frame with a stream id";
+    // What else was said on a carrier that was left behind was about that carrier, or is said again on the new one.
+    if (link.retired && type !== TYPE.HELLO && type !== TYPE.GOAWAY) return undefined;
     const now = this.#options.now();
     switch (type) {
       case TYPE.HELLO: {
@@ -286,23 +294,6 @@ export class SessionCore {
       default:
         return "frame type without a rule";
     }
-  }
-
-  #datagram(id: number, batch: Uint8Array, at: number, length: number): Violation {
-    const result = this.#reassembly.read(id, batch, at, length);
-    if (result === "bad") return "DGRAM of a forbidden form";
-    const flow = this.#table.flow(id);
-    if (flow === undefined) return this.#table.isStream(id) ? "DGRAM for a stream" : undefined;
-    if (result === "part") return undefined;
-    this.#live.moved(this.#options.now());
-    const { whole } = this.#reassembly;
-    try {
-      flow.receive(whole, whole.length);
-    } catch (error) {
-      this.#turn.fault(error);
-      flow.broke();
-    }
-    return undefined;
   }
 
   #answered(token: number, sentAt: number, now: number): void {
@@ -353,10 +344,11 @@ export class SessionCore {
       restarted: () => {
         this.#sender.restart(this.#table.restart(this.#sender.log.sent));
         this.#receiver.restart();
-        this.#reassembly.reset();
+        this.#datagrams.reset();
         this.#peerDraining = false;
       },
       activated: (link, hello) => this.#activated(link, hello),
+      retired: (link) => this.#datagrams.retired(link),
       lost: (carrier, reason) => this.#turn.tell(() => this.#events.onCarrierLost?.(carrier, reason)),
       inactive: () => {
         this.#downAt = now();
@@ -391,7 +383,7 @@ export class SessionCore {
       flowEnded: (flow) => {
         this.#sender.datagrams.forget(flow);
         this.#table.flowEnded(flow);
-        if (this.#table.flows === 0) this.#reassembly.trim();
+        if (this.#table.flows === 0) this.#datagrams.trim();
       },
       onStream: (target, stream, sendLimit) => offers.stream(target, stream, sendLimit),
       onFlow: (target, flow) => offers.flow(target, flow),

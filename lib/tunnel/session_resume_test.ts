@@ -1,8 +1,8 @@
 /** Streams survive their carriers: upgrades, outages, crossed messages, and a peer that forgot everything. */
 import assert from "node:assert/strict";
-import { HELLO, rawHello, rawOpen, RawPeer } from "../../tests/fixtures/raw_peer.ts";
-import { acceptAll, acceptFlows, open, openFlow, World } from "../../tests/fixtures/sessions.ts";
-import { HELLO_TIMEOUT_MS } from "./constants.ts";
+import { HELLO, rawFrame, rawHello, rawOpen, RawPeer, unhex } from "../../tests/fixtures/raw_peer.ts";
+import { acceptAll, acceptFlows, type FlowOwner, open, openFlow, World } from "../../tests/fixtures/sessions.ts";
+import { HELLO_TIMEOUT_MS, RETIRED_MS } from "./constants.ts";
 import { TYPE } from "./frame.ts";
 
 /** A world with one open stream in the middle of a conversation. */
@@ -62,7 +62,7 @@ Deno.test("what was on the way when the carrier broke is sent again, what arrive
   world.close();
 });
 
-Deno.test("an upgrade: the old carrier works until both sides said HELLO on the new one, and is closed then", () => {
+Deno.test("an upgrade: the old carrier works until both sides said HELLO on the new one, and is closed soon after", () => {
   const { world, client, server, near, far, talk } = talking();
   const [upgradeA, upgradeB] = world.carriers({ path: "lan" });
   upgradeA.hold();
@@ -80,6 +80,9 @@ Deno.test("an upgrade: the old carrier works until both sides said HELLO on the 
   assert.equal(server.text, "one two three ");
   assert.equal(client.text, "TWO THREE ");
   assert.deepEqual([world.a.session.carrier?.path, world.b.session.carrier?.path], ["lan", "lan"]);
+  world.pass(RETIRED_MS - 50);
+  assert.ok(!near.closed && !far.closed, "datagrams may be on their way");
+  world.pass(100);
   assert.ok(near.closed && far.closed);
   // Nobody was told that anything was lost.
   assert.deepEqual(world.a.events, ["up relay", "up lan"]);
@@ -130,8 +133,9 @@ Deno.test("a HELLO with an old generation closes its carrier only", () => {
   second.greet({ initiator: true, generation: 2 });
   first.greet({ initiator: true, generation: 1 });
   assert.equal(world.b.session.state, "up");
-  assert.equal(first.closed, "clean");
   assert.equal(second.closed, undefined);
+  world.pass(RETIRED_MS);
+  assert.equal(first.closed, "clean");
   assert.equal(world.b.session.stats().generation, 2);
   world.close();
 });
@@ -375,6 +379,121 @@ Deno.test("a carrier that leads to somebody else is refused", () => {
   const [otherKey] = world.carriers({ b: { node: "node-b", keyHash: "b2" } });
   assert.throws(() => world.a.session.attach(otherKey), { code: "CERT_UNTRUSTED" });
   world.close();
+});
+
+/** Flows on a relay, each direction of which is held with so many datagrams on the way. */
+function flowsInFlight(size: number, count: number) {
+  const world = new World();
+  const served = acceptFlows(world.b);
+  const pair = world.connect({ path: "relay" });
+  const client = openFlow(world.a);
+  client.send("first");
+  world.run();
+  for (const end of pair) end.hold();
+  for (let i = 0; i < count; i++) {
+    client.send(new Uint8Array(size).fill(i));
+    served[0]!.send(new Uint8Array(size).fill(i));
+    world.run();
+  }
+  served[0]!.datagrams.length = 0;
+  const numbers = (owner: FlowOwner) => owner.datagrams.filter((d) => d.length === size).map((d) => d[0]!);
+  return { world, pair, client, served: served[0]!, numbers };
+}
+
+Deno.test("datagrams on their way at a change of carrier arrive, whole and once, beside those on the new one", () => {
+  for (const size of [200, 16_000, 65_507]) {
+    // More than the carrier takes: the last one of those that need two batches is cut in two, others wait in the queue.
+    const count = size === 65_507 ? 6 : 10;
+    const { world, pair, client, served, numbers } = flowsInFlight(size, count);
+    world.connect({ path: "lan" });
+    world.run();
+    client.send("over the new one");
+    served.send("and back");
+    world.run();
+    assert.deepEqual([served.texts.includes("over the new one"), client.texts.includes("and back")], [true, true]);
+    const early = numbers(served);
+    assert.ok(early.length < count, `${size}: nothing was on the way`);
+    // Late ones come a piece at a time, in between those of the new carrier.
+    for (let steps = 0; pair.some((end) => end.step()); steps++) {
+      client.send(new Uint8Array(40_000).fill(steps));
+      world.run();
+    }
+    const all = Array.from({ length: count }, (_, i) => i);
+    assert.deepEqual(numbers(served).sort((a, b) => a - b), all, `${size} bytes`);
+    assert.deepEqual(numbers(client).sort((a, b) => a - b), all, `${size} bytes, back`);
+    for (const d of [...served.datagrams, ...client.datagrams]) {
+      if (d.length === size || d.length === 40_000) assert.ok(d.every((byte) => byte === d[0]), "altered");
+    }
+    assert.equal(world.a.session.stats().datagramsDropped + world.b.session.stats().datagramsDropped, 0);
+    world.close();
+  }
+});
+
+Deno.test("datagrams on their way when a third carrier takes over arrive, too; of four the oldest is given up", () => {
+  const { world, pair: [relay, back], client, served } = flowsInFlight(200, 1);
+  const held = [relay, back];
+  for (const [i, path] of (["relay", "direct", "lan"] as const).entries()) {
+    const next = world.connect({ path });
+    world.run();
+    for (const end of next) end.hold();
+    held.push(...next);
+    client.send(`on carrier ${i + 2}`);
+    world.run();
+  }
+  for (const end of held) end.release();
+  world.run();
+  // The first one and its datagram were given up for the third to be left.
+  assert.deepEqual(served.texts, ["on carrier 2", "on carrier 3", "on carrier 4"]);
+  assert.ok(relay.closed);
+  world.close();
+  assert.equal(world.clock.pending, 0);
+});
+
+Deno.test("what comes on a carrier longer after it was left is not waited for", () => {
+  const { world, pair, served, numbers } = flowsInFlight(200, 2);
+  world.connect({ path: "lan" });
+  world.pass(RETIRED_MS + 100);
+  for (const end of pair) end.release();
+  world.run();
+  assert.deepEqual(numbers(served), []);
+  assert.ok(pair[0].closed && pair[1].closed);
+  assert.deepEqual(world.a.events, ["up relay", "up lan"]);
+  world.close();
+});
+
+Deno.test("datagrams on the carrier of a process that was replaced are not those of the new one", () => {
+  const world = new World();
+  const flows = acceptFlows(world.b);
+  const old = new RawPeer(world, world.b.session);
+  old.greet({ initiator: true, generation: 1, instance: 4000 });
+  old.send(rawOpen(1, { flow: true }));
+  const fresh = new RawPeer(world, world.b.session);
+  fresh.greet({ initiator: true, generation: 1, instance: 5000 });
+  fresh.send(rawOpen(1, { flow: true }));
+  assert.equal(old.closed, "clean");
+  old.send(rawFrame(TYPE.DGRAM, 1, unhex("0001 0002 0000 6869")));
+  assert.deepEqual(flows.map((flow) => flow.texts), [[], []]);
+  world.close();
+});
+
+Deno.test("a peer of the release before closes the old carrier at once: no outage, its datagrams before that arrive", () => {
+  const world = new World();
+  const flows = acceptFlows(world.b);
+  const first = new RawPeer(world, world.b.session);
+  first.greet({ initiator: true, generation: 1 });
+  first.send(rawOpen(1, { flow: true }));
+  first.carrier.send(rawFrame(TYPE.DGRAM, 1, unhex("0001 0002 0000 6869")));
+  const second = new RawPeer(world, world.b.session);
+  second.carrier.send(rawHello({ ...HELLO, initiator: true, generation: 2 }));
+  world.run();
+  first.carrier.close("SHUTDOWN");
+  world.run();
+  assert.deepEqual(flows[0]!.texts, ["hi"]);
+  assert.deepEqual(world.b.events, ["up direct", "up direct"]);
+  world.pass(RETIRED_MS + 100);
+  assert.deepEqual(world.b.events, ["up direct", "up direct"]);
+  world.close();
+  assert.equal(world.clock.pending, 0);
 });
 
 Deno.test("datagrams are never sent again, not even after an outage", () => {

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { bytesOf, join, rawFrame, rawOpen, RawPeer } from "../../tests/fixtures/raw_peer.ts";
 import { acceptAll, acceptFlows, open, Owner, World } from "../../tests/fixtures/sessions.ts";
-import { FLOOR_CREDIT, QUANTUM } from "./constants.ts";
+import { FLOOR_CREDIT, QUANTUM, RETIRED_MS } from "./constants.ts";
 import { TYPE } from "./frame.ts";
 
 const bulk = new Uint8Array(1 << 20).fill(5);
@@ -199,7 +199,7 @@ Deno.test("onWritable never comes before onOpen", () => {
   world.close();
 });
 
-Deno.test("a datagram that a change of carrier cut in two is whole if no piece was lost, and of one process", () => {
+Deno.test("a datagram that an outage cut in two is whole if no piece was lost, and of one process", () => {
   const piece = (offset: number) =>
     rawFrame(TYPE.DGRAM, 1, join(bytesOf([16, 1], [16, 20], [16, offset]), bulk.subarray(0, 10)));
   for (const instance of [50, 51]) {
@@ -208,6 +208,8 @@ Deno.test("a datagram that a change of carrier cut in two is whole if no piece w
     const first = new RawPeer(world, world.b.session);
     first.greet({ initiator: true, generation: 1, instance: 50 });
     first.send(rawOpen(1, { flow: true }), piece(0));
+    first.carrier.cut();
+    world.run();
     const second = new RawPeer(world, world.b.session);
     world.run();
     second.greet({ initiator: true, generation: 2, instance, peerInstance: instanceOf(second) });
@@ -218,6 +220,28 @@ Deno.test("a datagram that a change of carrier cut in two is whole if no piece w
     assert.equal(served.at(-1)!.datagrams.length, instance === 50 ? 2 : 1);
     world.close();
   }
+});
+
+Deno.test("pieces of datagrams on two carriers do not mix: what began on the one that was left ends there", () => {
+  const piece = (number: number, offset: number) =>
+    rawFrame(TYPE.DGRAM, 1, join(bytesOf([16, number], [16, 20], [16, offset]), bulk.subarray(0, 10)));
+  const world = new World();
+  const served = acceptFlows(world.b);
+  const first = new RawPeer(world, world.b.session);
+  first.greet({ initiator: true, generation: 1, instance: 50 });
+  first.send(rawOpen(1, { flow: true }), piece(1, 0));
+  const second = new RawPeer(world, world.b.session);
+  world.run();
+  second.greet({ initiator: true, generation: 2, instance: 50, peerInstance: instanceOf(second) });
+  second.send(piece(2, 0));
+  first.send(piece(1, 10), piece(3, 0));
+  assert.equal(served[0]!.datagrams.length, 1);
+  second.send(piece(2, 10));
+  assert.equal(served[0]!.datagrams.length, 2);
+  // The third one is not finished when its carrier is closed: it counts as lost.
+  world.pass(RETIRED_MS + 50);
+  assert.equal(world.b.session.stats().datagramsDropped, 1);
+  world.close();
 });
 
 Deno.test("many calls ask for one turn", () => {

@@ -3,6 +3,7 @@ import assert from "node:assert/strict";
 import { acceptAll, acceptFlows, open, openFlow, Owner, World } from "../../tests/fixtures/sessions.ts";
 import { bytesOf, HELLO, join, rawFrame, rawHello, rawOpen, RawPeer, unhex } from "../../tests/fixtures/raw_peer.ts";
 import { TYPE } from "./frame.ts";
+import type { Session } from "./session.ts";
 
 // The session under test is the initiator: its ids are odd, the raw peer's even.
 const MINE = 1;
@@ -280,6 +281,12 @@ const LINK_STATES: Record<string, (world: World) => RawPeer> = {
     return peer;
   },
 };
+/** The same after the session moved to another carrier. */
+const LEFT_STATES: typeof LINK_STATES = {
+  "left before HELLO": LINK_STATES["before HELLO"]!,
+  "left before RESUME": LINK_STATES["after HELLO"]!,
+  left: LINK_STATES["after RESUME"]!,
+};
 const SESSION_FRAMES: Record<string, Uint8Array> = {
   HELLO: rawHello(HELLO),
   RESUME: rawFrame(TYPE.RESUME, 0, bytesOf([64, 0])),
@@ -287,6 +294,7 @@ const SESSION_FRAMES: Record<string, Uint8Array> = {
   PING: rawFrame(TYPE.PING, 0, bytesOf([64, 5], [64, 6])),
   PONG: rawFrame(TYPE.PONG, 0, bytesOf([64, 500], [64, 6])),
   "GOAWAY, drain": rawFrame(TYPE.GOAWAY, 0, bytesOf([16, 4], [8, 0])),
+  "GOAWAY, final": rawFrame(TYPE.GOAWAY, 0, bytesOf([16, 4], [8, 1])),
   DGRAM: dgram(2),
   OPEN: rawOpen(2),
   "ignorable, not counted": rawFrame(0xc1, 0),
@@ -294,13 +302,14 @@ const SESSION_FRAMES: Record<string, Uint8Array> = {
   "unknown, not counted": rawFrame(0x4f, 0),
   "unknown, counted": rawFrame(0x1f, 0),
 };
-/** Empty: nothing breaks. "carrier": only the carrier is closed, with PROTOCOL. */
+/** Empty: nothing breaks. "carrier": only the carrier is closed, with PROTOCOL. "closed": the session is, by the peer. */
 const LINK_RULES: Record<string, Record<string, string>> = {
   "before HELLO": Object.fromEntries(
     Object.keys(SESSION_FRAMES).map((name) => [name, name === "HELLO" ? "" : "carrier"]),
   ),
   "after HELLO": {
     HELLO: "HELLO of a forbidden form, or a second one",
+    "GOAWAY, final": "closed",
     OPEN: "counted frame before RESUME",
     "ignorable, counted": "counted frame before RESUME",
     "unknown, counted": "counted frame before RESUME",
@@ -308,6 +317,7 @@ const LINK_RULES: Record<string, Record<string, string>> = {
   },
   "after RESUME": {
     HELLO: "HELLO of a forbidden form, or a second one",
+    "GOAWAY, final": "closed",
     "unknown, counted": "unknown frame type",
     "unknown, not counted": "unknown frame type",
   },
@@ -326,11 +336,66 @@ for (const [state, make] of Object.entries(LINK_STATES)) {
         assert.deepEqual(events, ["lost direct PROTOCOL", "down PROTOCOL"]);
         assert.equal(peer.closed, "clean");
       } else if (rule === "") assert.equal(session.state, "up", events.join());
+      else if (rule === "closed") assert.equal(events.at(-1), "closed SHUTDOWN: closed by the peer");
       else assert.equal(events.at(-1), `closed PROTOCOL: ${rule}`);
       world.close();
       assert.equal(world.clock.pending, 0);
     });
   }
+}
+
+/** "acts": as on the carrier in use. "carrier": only this one is closed, with PROTOCOL. */
+const LEFT_RULES: Record<string, Record<string, string>> = {
+  "left before HELLO": { ...LINK_RULES["before HELLO"], HELLO: "ignored" },
+  "left before RESUME": {
+    HELLO: LINK_RULES["after HELLO"]!.HELLO!,
+    "GOAWAY, drain": "acts",
+    "GOAWAY, final": "acts",
+    DGRAM: "acts",
+    "unknown, not counted": "unknown frame type",
+  },
+  get left() {
+    return this["left before RESUME"]!;
+  },
+};
+
+for (const [state, make] of Object.entries(LEFT_STATES)) {
+  for (const [frame, bytes] of Object.entries(SESSION_FRAMES)) {
+    const rule = LEFT_RULES[state]![frame] ?? "ignored";
+    Deno.test(`${frame} on a carrier that was ${state}: ${rule}`, () => {
+      const world = new World();
+      const { session, events } = world.a;
+      const flows = acceptFlows(world.a);
+      const old = make(world);
+      const next = new RawPeer(world, session);
+      next.greet();
+      next.send(rawOpen(2, { flow: true }));
+      world.pass(50);
+      const before = { events: [...events], sent: next.frames.length + old.frames.length, stats: stateOf(session) };
+      old.send(bytes);
+      world.pass(50);
+      const after = { events: [...events], sent: next.frames.length + old.frames.length, stats: stateOf(session) };
+      if (rule === "ignored") assert.deepEqual(after, before);
+      else if (rule === "carrier") {
+        assert.deepEqual([after, old.closed], [before, "clean"]);
+      } else if (rule === "acts") {
+        if (frame === "DGRAM") assert.deepEqual(flows[0]!.texts, ["hi"]);
+        else {assert.equal(
+            events.at(-1),
+            frame === "GOAWAY, drain" ? "draining SHUTDOWN" : "closed SHUTDOWN: closed by the peer",
+          );}
+      } else assert.equal(events.at(-1), `closed PROTOCOL: ${rule}`);
+      world.close();
+      assert.deepEqual(world.a.faults, []);
+      assert.equal(world.clock.pending, 0);
+    });
+  }
+}
+
+/** What frames change. */
+function stateOf(session: Session) {
+  const { state, generation, switches, streams, flows, entries, acked, received, repeated } = session.stats();
+  return { state, generation, switches, streams, flows, entries, acked, received, repeated };
 }
 
 const LENGTHS: readonly (readonly [string, Uint8Array, string])[] = [

@@ -5,10 +5,12 @@
  *
  * dnsperf asks (Debian's dnsperf), flat out and paced at 2 000/s; each server is pinned to processor 0 and dnsperf to
  * processor 1. Measured: queries per second, the server's own processor time, latency, loss, memory. Peers are taken
- * where they are found: `dnsmasq` and `unbound` in PATH, CoreDNS by COREDNS=/path (or in PATH; it is built by
- * `GOBIN=/tmp/bin go install github.com/coredns/coredns@v1.12.4`). CoreDNS runs twice: with its `kubernetes` plugin on
+ * where they are found: `dnsmasq`, `unbound` and `nsd` in PATH or by UNBOUND=/path and NSD=/path, CoreDNS by
+ * COREDNS=/path (or in PATH; it is built by `GOBIN=/tmp/bin go install github.com/coredns/coredns@v1.12.4`). NSD
+ * answers from answers it made before and can do nothing else: what it takes, the machine and dnsperf take. CoreDNS runs twice: with its `kubernetes` plugin on
  * an API server of ours that serves the same Services, and with its `file` plugin, its quickest.
  *
+ *   EDGEMESH_DNS_ONLY=paced   leaves the flat-out rounds out
  *   EDGEMESH_DNS_UNPINNED=1   lets server and dnsperf share both processors
  *   EDGEMESH_DNS_REALTIME=1   runs every server and dnsperf before all other programs while paced (SCHED_FIFO), where
  *                             the machine has other work that would be measured instead
@@ -28,6 +30,7 @@ const PACE = 2000;
 /** What a like machine reached on two processors: queries per second. */
 const REFERENCE = { coredns: 43_500, original: 27_000 };
 const REALTIME = Deno.env.get("EDGEMESH_DNS_REALTIME") !== undefined;
+const PACED_ONLY = Deno.env.get("EDGEMESH_DNS_ONLY") === "paced";
 const PINNED = Deno.env.get("EDGEMESH_DNS_UNPINNED") === undefined;
 const ADDRESS = "127.0.0.1";
 const API_PORT = 18_901;
@@ -46,6 +49,7 @@ interface Flat {
 }
 
 interface Paced {
+  readonly medianMs: number;
   readonly meanMs: number;
   readonly p99Ms: number;
   readonly lost: number;
@@ -92,7 +96,7 @@ async function main(): Promise<void> {
   for (let round = 0; round < ROUNDS; round++) {
     for (const subject of subjects) {
       const process = running.get(subject)!;
-      for (const workload of Object.keys(WORKLOADS)) {
+      for (const workload of PACED_ONLY ? [] : Object.keys(WORKLOADS)) {
         push(flat, `${subject.name} ${workload}`, await flatOut(host, process, subject, `${dir}/${workload}.txt`));
       }
       push(paced, subject.name, await atPace(host, process, subject, `${dir}/addresses.txt`));
@@ -126,6 +130,7 @@ async function atPace(host: Host, process: HostProcess, subject: Subject, file: 
     a - b
   );
   return {
+    medianMs: median(times),
     meanMs: times.reduce((sum, t) => sum + t, 0) / times.length,
     p99Ms: times[Math.floor(times.length * 0.99)] ?? NaN,
     lost: Number(/Queries lost:\s+(\d+)/.exec(stdout)?.[1]),
@@ -141,7 +146,7 @@ interface Results {
 
 async function report(subjects: readonly Subject[], results: Results): Promise<void> {
   const own = (workload: string) => median(results.flat.get(`edgemesh ${workload}`)!.map((f) => f.perCpuSecond));
-  for (const workload of Object.keys(WORKLOADS)) {
+  for (const workload of PACED_ONLY ? [] : Object.keys(WORKLOADS)) {
     say(`\nflat out, ${workload}`);
     say(row(["", "queries/s", "per CPU s", "edgemesh/it", "lost"]));
     for (const { name } of subjects) {
@@ -153,7 +158,7 @@ async function report(subjects: readonly Subject[], results: Results): Promise<v
     }
   }
   say(`\npaced at ${PACE}/s, addresses`);
-  say(row(["", "mean ms", "p99 ms", "CPU %", "lost"]) + "   mean/p99 ms and CPU % of each round");
+  say(row(["", "median ms", "mean ms", "p99 ms", "CPU %", "lost"]) + "   mean/p99 ms and CPU % of each round");
   for (const { name } of subjects) {
     const runs = results.paced.get(name)!;
     const cell = (pick: (p: Paced) => number, digits: number) => median(runs.map(pick)).toFixed(digits);
@@ -162,8 +167,14 @@ async function report(subjects: readonly Subject[], results: Results): Promise<v
       "  ",
     );
     say(
-      row([name, cell((p) => p.meanMs, 3), cell((p) => p.p99Ms, 3), cell((p) => p.cpuPercent, 1), lost]) +
-        `   ${rounds}`,
+      row([
+        name,
+        cell((p) => p.medianMs, 3),
+        cell((p) => p.meanMs, 3),
+        cell((p) => p.p99Ms, 3),
+        cell((p) => p.cpuPercent, 1),
+        lost,
+      ]) + `   ${rounds}`,
     );
   }
   say(`\nmemory with ${SERVICES} Services, after the load, MiB`);
@@ -265,6 +276,17 @@ async function prepare(dir: string, host: Host): Promise<Subject[]> {
       ready: { port: 18_914, protocol: "udp" },
     });
   }
+  const nsd = Deno.env.get("NSD") ?? await which("nsd");
+  if (nsd) {
+    await Deno.writeTextFile(`${dir}/zone`, zoneFile());
+    await Deno.writeTextFile(`${dir}/nsd.conf`, nsdConf(dir));
+    subjects.push({
+      name: "nsd",
+      port: 18_915,
+      argv: [nsd, "-d", "-c", `${dir}/nsd.conf`],
+      ready: { port: 18_915, protocol: "udp" },
+    });
+  }
   return subjects;
 }
 
@@ -304,6 +326,29 @@ function unboundConf(dir: string): string {
     ...data,
     "remote-control:",
     "control-enable: no",
+  ].join("\n") + "\n";
+}
+
+function nsdConf(dir: string): string {
+  return [
+    "server:",
+    `ip-address: ${ADDRESS}@18915`,
+    "server-count: 1",
+    'username: ""',
+    'chroot: ""',
+    'database: ""',
+    'logfile: "/dev/null"',
+    `zonesdir: "${dir}"`,
+    `pidfile: "${dir}/nsd.pid"`,
+    `xfrdir: "${dir}"`,
+    `xfrdfile: "${dir}/xfrd.state"`,
+    `zonelistfile: "${dir}/zone.list"`,
+    "rrl-ratelimit: 0",
+    "remote-control:",
+    "control-enable: no",
+    "zone:",
+    'name: "cluster.local"',
+    `zonefile: "${dir}/zone"`,
   ].join("\n") + "\n";
 }
 

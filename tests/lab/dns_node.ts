@@ -8,7 +8,7 @@
 import { parseCidr } from "../../lib/addr.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { DEFAULT_DNS_CONFIG, type DnsConfig } from "../../lib/dns/config.ts";
-import type { CacheStore } from "../../lib/dns/persist.ts";
+import type { CacheStore } from "../../lib/dns/cache/persist.ts";
 import { DnsServer } from "../../lib/dns/server.ts";
 import { MemoryMeta, type MemoryMetaInput } from "../../lib/dns/testing_meta.ts";
 import { writeAtomic } from "../../lib/linux/files.ts";

@@ -3,7 +3,7 @@
  * happens when upstreams fail, when everything outside is gone, and who gets no answer at all.
  */
 import assert from "node:assert/strict";
-import { disintegrate, integrate, type ResolverHost } from "../../lib/dns/integrate.ts";
+import { disintegrate, integrate, type ResolverHost } from "../../lib/dns/host/integrate.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { exec, until } from "../../lib/lab/exec.ts";
 import type { Host } from "../../lib/lab/host.ts";

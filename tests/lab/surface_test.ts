@@ -124,6 +124,19 @@ labTest("what agent and server show, to whom, and no secret in it", async (t) =>
           const { stdout, stderr } = await node.run(command, { env: SECRET_ENV });
           shown.push([command.join(" "), stdout + stderr]);
         }
+        // Starts that fail, on what holds the secret and on something else.
+        for (
+          const [setting, says] of [
+            [`proxy=http://edge:${CANARY}@192.168.1.250:99999`, /proxy must be/],
+            [`proxi=http://edge:${CANARY}@192.168.1.250:3128`, /proxi is not a known key/],
+            ["stateDir=/proc/1/none", /error: .*\/proc\/1\/none/],
+          ] as const
+        ) {
+          const { code, stdout, stderr } = await node.run(["agent", "--set", setting], { env: SECRET_ENV });
+          assert.ok(code === 1 || code === 2, stderr);
+          assert.match(stderr, says);
+          shown.push([`agent --set ${setting}`, stdout + stderr]);
+        }
         shown.push(["metrics", (await node.host.execOk(["curl", "-sS", `${METRICS}/metrics`])).stdout]);
         const file = "/run/edgemesh/bundle.tar.gz";
         assert.equal((await node.run(["support-bundle", "--file", file], { env: SECRET_ENV })).code, 0);

@@ -61,16 +61,8 @@ labTest("UDP Services: sizes, sources, late answers, bursts, idle flows and endp
       assert.equal(answer.text, `late ${LATE_MS}`);
       assert.ok(answer.ms >= LATE_MS, `after ${answer.ms} ms`);
     });
-    await t.step("a busy way gets relay legs, and datagrams go on over them", async () => {
-      // Datagrams under way while the session changes over are lost, as on any network; the burst below is to show the queue.
-      await until("relay legs", async () => {
-        await askUdp<UdpAnswer[]>(client.host, "sizes", FAR, PORT, [65_507, 65_507, 65_507, 65_507].join());
-        return (await mesh.status(node)).peers.some(({ events }) => events.filter(isRelayUp).length > 1) || undefined;
-      }, 15_000);
-      const [answer] = await askUdp<UdpAnswer[]>(client.host, "sizes", FAR, PORT, 1472);
-      assert.ok(answer!.same);
-    });
     await t.step(
+      // Its own bytes make the way busy: relay legs take over in the middle of it.
       "a burst beyond the queue: nothing twice, nothing altered, the newest survive, memory stays",
       async () => {
         const agents = ["edge-1", "edge-2"].map((name) => mesh.agent(name));
@@ -93,6 +85,8 @@ labTest("UDP Services: sizes, sources, late answers, bursts, idle flows and endp
             `${agents[i]!.host.name} grew by ${(bytes - before[i]!) / 1e6} MB`,
           );
         });
+        const { events } = (await mesh.status(node)).peers[0]!;
+        assert.ok(events.filter(isRelayUp).length > 1, "the way did not change: this test would see nothing");
         // The queue is of the flow: another one is not behind it.
         const [answer] = await askUdp<UdpAnswer[]>(client.host, "sizes", FAR, PORT, 100);
         assert.ok(answer!.same);
