@@ -46,7 +46,7 @@ export interface TlsMachine {
   seal(from: Uint8Array, length: number): void;
   /** Says that nothing follows (close_notify). */
   finish(): void;
-  /** Moves ciphertext for the peer into `into`; returns how many bytes, 0 = none waits. */
+  /** Moves ciphertext for the peer into `into`; returns how many bytes. Less than `into` takes: no more waits. */
   take(into: Uint8Array): number;
   /** Whether {@link take} has something. */
   readonly waiting: boolean;

@@ -27,8 +27,15 @@ export const MAX_OFFSET = Number.MAX_SAFE_INTEGER;
 export const QUANTUM = MAX_PAYLOAD;
 /** Bytes kept free in front of each retained batch so that an ACK can ride in it without a copy. */
 export const ACK_ROOM = FRAME_HEADER + 8;
-/** Most retained bytes in one batch. */
-export const BATCH_ROOM = MAX_BATCH - ACK_ROOM;
+/**
+ * What a full batch may have as ciphertext: what a socket of Linux sends as one packet to the network card (45 segments
+ * of 1448 bytes, on a link of 1500 with timestamps). A few bytes more are a second packet through the whole stack.
+ */
+const FULL_PACKET = 45 * 1448;
+/** Header, content type and tag of the four TLS records of a full batch (RFC 8446 §5.2), and its WebSocket header. */
+const FULL_BATCH_OVERHEAD = 4 * (5 + 1 + 16) + 4;
+/** Most retained bytes in one batch; with the ACK in front a full one is one packet. */
+export const BATCH_ROOM = FULL_PACKET - FULL_BATCH_OVERHEAD - ACK_ROOM;
 /** Retention is allocated in segments of four full batches: few enough to pool, small enough for an idle peer. */
 export const SEGMENT = 4 * MAX_BATCH;
 

@@ -34,6 +34,7 @@ export class FastWriter {
       if (n === 0) return true;
       const taken = this.#stream.write(out, 0, n);
       if (taken < n) return this.#keep(taken, n);
+      if (n < out.length) return true;
     }
   }
 

@@ -5,8 +5,10 @@
 import { MAX_BATCH } from "../carrier.ts";
 import { MAX_WS_HEADER } from "./ws_frame.ts";
 
-/** Room for the largest batch with its header. */
-export const BATCH_BUFFER = MAX_BATCH + MAX_WS_HEADER;
+/** What five TLS records add (RFC 8446 §5.2): as many as the largest batch is cut into. */
+const RECORDS_OVERHEAD = 5 * (5 + 1 + 16);
+/** Room for the largest batch with its header, also as ciphertext: so it leaves in one send. */
+export const BATCH_BUFFER = MAX_BATCH + MAX_WS_HEADER + RECORDS_OVERHEAD;
 /** Buffers kept for reuse (1 MiB): as many as a few busy carriers have in flight; more are left to the collector. */
 const KEEP = 16;
 
