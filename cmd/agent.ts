@@ -8,7 +8,6 @@ import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
-import { EpollLoop } from "../lib/linux/loop.ts";
 import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
@@ -37,6 +36,7 @@ import { DnsModule } from "./agent_dns.ts";
 import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
 import { agentPaths, pathSockets } from "./agent_paths.ts";
+import { type AgentSockets, applySocketChoice, openSockets } from "./agent_sockets.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { makeTunnel, type TunnelHandle } from "./agent_tunnel.ts";
@@ -60,6 +60,7 @@ const FIRST_CONNECTION_MS = 2_000;
 
 export async function agentCommand(flags: DaemonFlags): Promise<number> {
   const config = await readConfig("agent", flags);
+  applySocketChoice(config);
   const { log, sink } = openLog(config.log);
   const stopped = untilStopped();
   prepareProcess(log);
@@ -106,6 +107,7 @@ export interface RunningAgent extends AsyncDisposable {
   readonly disk: DiskSnapshot;
   readonly dns: DnsModule | undefined;
   readonly forwarder: Forwarder | undefined;
+  readonly sockets: AgentSockets;
   readonly tunnel: AgentTunnel;
   readonly readiness: Readiness;
   readonly link: string;
@@ -127,7 +129,8 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
 
   const servers = config.server.length > 0 ? config.server : identity.state.mesh.servers;
   await identity.retainRevocations(servers);
-  const loop = EpollLoop.open({ clock, log: log.child("loop") });
+  const sockets = openSockets(config, log);
+  const { loop, epoll } = sockets;
   stack.use(loop);
   stack.defer(() => identity.close());
 
@@ -190,12 +193,12 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
   const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
-  const fast = engineChoice({ config, identity, loop, log: log.child("tunnel") });
+  const fast = engineChoice({ config, identity, loop: epoll, log: log.child("tunnel") });
   const makePaths = () =>
     agentPaths({
       config,
       identity,
-      loop,
+      loop: epoll,
       log,
       fast,
       virtual: () => [...cidrs, ...facts.podCidrs],
@@ -206,7 +209,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     makeTunnel({
       paths: paths.options,
       fast,
-      legs: pathSockets({ loop, fast }),
+      legs: epoll && pathSockets({ loop: epoll, fast }),
       config,
       identity,
       log,
@@ -255,6 +258,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
         udpIdleMs: config.forward.udpIdleMs,
         maxConnections,
         accessLog: live.forward.accessLog,
+        listenPerPort: epoll === undefined,
       },
       defer: (task) => void setImmediate(task),
     });
@@ -284,6 +288,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       return tunnel.tunnel;
     },
     readiness,
+    sockets,
     link: link.name,
     startedAt,
     modeSince: clock.wall(),
@@ -323,7 +328,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     refresh();
   }));
   refresh();
-  stack.defer(watchHost(loop, () => {
+  stack.defer(watchHost(epoll, () => {
     dns?.networkChanged();
     refresh();
     const addresses = paths.refresh();

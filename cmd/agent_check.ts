@@ -2,7 +2,7 @@
 import { cidrContains, hostPort } from "../lib/addr.ts";
 import type { AdminRoute } from "../lib/admin.ts";
 import { gatherUsage, type ProcReader } from "../lib/dns/host/usage_gather.ts";
-import { Links } from "../lib/linux/links.ts";
+import { openLinks } from "../lib/linux/link_table.ts";
 import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
 import type { RunningAgent } from "./agent.ts";
 import { serviceCidrs } from "./agent_facts.ts";
@@ -22,7 +22,9 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
   const { problem: writing } = await writeProblem(config.stateDir);
   const listen = [config.mesh.address, ...(config.mesh.address6 === "off" ? [] : [config.mesh.address6])];
   const sample = sampleName(agent);
+  const { without } = agent.sockets;
   return {
+    ...(without ? { withoutFfi: without } : {}),
     rules: forward && {
       backend: forward.backend,
       repairs: forward.repairs,
@@ -85,7 +87,7 @@ function clusterDns({ store }: RunningAgent): readonly string[] {
 /** Routes of others to Service networks, and bridges that pods of this node are on, as they are now. */
 function hostLinks(agent: RunningAgent): Pick<AgentFacts, "foreignRoutes" | "podBridges"> {
   const { config, identity, link, facts } = agent;
-  const links = new Links();
+  const links = openLinks();
   try {
     const list = links.list();
     const mesh = list.find((l) => l.name === link)?.index;
@@ -116,7 +118,7 @@ function isBridge(name: string): boolean {
 }
 
 const procReader: ProcReader = {
-  pids: () => [...Deno.readDirSync("/proc")].map((e) => Number(e.name)).filter((pid) => pid > 0),
+  pids: () => quiet(() => [...Deno.readDirSync("/proc")].map((e) => Number(e.name)).filter((pid) => pid > 0)) ?? [],
   link: (path) => quiet(() => Deno.readLinkSync(path)),
   text: (path) => quiet(() => Deno.readTextFileSync(path)),
 };

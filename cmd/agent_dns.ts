@@ -11,8 +11,8 @@ import { explain, MeshError } from "../lib/errors.ts";
 import type { HostResolver } from "./host_resolver.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { writeAtomic } from "../lib/linux/files.ts";
-import type { EpollLoop } from "../lib/linux/loop.ts";
 import type { Logger } from "../lib/log.ts";
+import type { Loop } from "../lib/net.ts";
 import type { MetaStore } from "../lib/meta/store.ts";
 
 /** Whoever holds the port may be stopping just now (an upgrade, another resolver). */
@@ -20,7 +20,7 @@ const RETRY_MS = 5000;
 
 export interface DnsModuleParts {
   readonly config: AgentConfig;
-  readonly loop: EpollLoop;
+  readonly loop: Loop;
   readonly log: Logger;
   readonly store: MetaStore;
   /** Networks of virtual addresses: unknown addresses in them have no name anywhere else. */

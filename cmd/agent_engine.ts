@@ -11,7 +11,8 @@ import { selfTest } from "../lib/tunnel/carriers/self_test.ts";
 export interface EngineParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
-  readonly loop: EpollLoop;
+  /** Undefined where FFI is refused. */
+  readonly loop: EpollLoop | undefined;
   readonly log: Logger;
 }
 
@@ -23,6 +24,7 @@ export function engineChoice({ config, identity, loop, log }: EngineParts): () =
   function choose(): FastParts | string {
     const { engine } = config.tunnel;
     if (engine === "portable") return "tunnel.engine is portable";
+    if (!loop) return "the system's TLS library needs FFI, which is refused here";
     try {
       const tls = openTlsLibrary();
       const { certPem, keyPem } = identity.tls();

@@ -8,7 +8,7 @@ import {
   type RoutableSubnet,
 } from "../lib/forward/facts.ts";
 import { unhookedBridges } from "../lib/linux/bridges.ts";
-import { Links } from "../lib/linux/links.ts";
+import { openLinks } from "../lib/linux/link_table.ts";
 import type { GuardPolicy } from "../lib/meta/guard.ts";
 import type { MetaReader } from "../lib/meta/model.ts";
 
@@ -141,7 +141,7 @@ export function vitalAddresses(servers: readonly string[]): string[] {
   } catch {
     // No file, no resolvers.
   }
-  const links = new Links();
+  const links = openLinks();
   try {
     for (const { gateway } of links.routes()) if (gateway !== undefined) out.add(gateway);
   } finally {

@@ -2,9 +2,11 @@
 import { type Cidr, cidrText, familyOf } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { Links, watchNetwork } from "../lib/linux/links.ts";
+import { openLinks } from "../lib/linux/link_table.ts";
+import { watchNetwork } from "../lib/linux/links.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
 import { ensureMeshLink, removeMeshLink, routeServices } from "../lib/linux/mesh_link.ts";
+import { pollNetwork } from "../lib/linux/network_poll.ts";
 import type { Logger } from "../lib/log.ts";
 
 /** Changes of the network come in bursts (a link goes up, gets addresses, gets routes): one look after all of them. */
@@ -21,7 +23,7 @@ export interface OpenMeshLink extends AsyncDisposable {
 
 /** Makes the link, its addresses and the routes to virtual addresses. Throws KERNEL when the kernel refuses it. */
 export function openMeshLink(config: AgentConfig, cidrs: readonly Cidr[], log: Logger): OpenMeshLink {
-  const links = new Links();
+  const links = openLinks();
   const wanted = meshAddresses(config);
   const mesh = ensureMeshLink(links, { name: config.mesh.interface, addresses: wanted, log });
   const { foreign } = routeServices(links, mesh, cidrs);
@@ -47,7 +49,7 @@ export function openMeshLink(config: AgentConfig, cidrs: readonly Cidr[], log: L
 
 /** Removes the link, addresses and routes that an agent left behind; none is no error. */
 export function removeLeftMeshLink(config: AgentConfig): void {
-  const links = new Links();
+  const links = openLinks();
   try {
     removeMeshLink(links, config.mesh.interface, meshAddresses(config));
   } finally {
@@ -55,8 +57,9 @@ export function removeLeftMeshLink(config: AgentConfig): void {
   }
 }
 
-/** Calls `changed` soon after links, addresses or routes of this host changed. */
-export function watchHost(loop: EpollLoop, changed: () => void): () => void {
+/** Calls `changed` soon after links, addresses or routes of this host changed; without a loop that netlink can be on, by looking. */
+export function watchHost(loop: EpollLoop | undefined, changed: () => void): () => void {
+  if (!loop) return pollNetwork(systemClock, changed);
   let cancel: (() => void) | undefined;
   const watch = watchNetwork(loop, () => {
     cancel ??= systemClock.timer(SETTLE_MS, () => {

@@ -5,7 +5,7 @@ import type { AgentConfig } from "../lib/config.ts";
 import { describe, MeshError } from "../lib/errors.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { type LanAddress, lanAddresses } from "../lib/linux/lan.ts";
-import { Links } from "../lib/linux/links.ts";
+import { openLinks } from "../lib/linux/link_table.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
 import { MulticastSocket } from "../lib/linux/multicast.ts";
 import { RT_TABLE_MAIN } from "../lib/linux/rtnetlink.ts";
@@ -24,7 +24,8 @@ const LAN_GROUP: IpPort = { ip: "239.255.96.16", port: 20006 };
 export interface AgentPathsParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
-  readonly loop: EpollLoop;
+  /** Undefined where FFI is refused: then there are no direct paths. */
+  readonly loop: EpollLoop | undefined;
   readonly log: Logger;
   /** The fast engine, or why there is none. */
   fast(): unknown;
@@ -57,7 +58,7 @@ export function agentPaths(parts: AgentPathsParts): AgentPaths {
 function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[]): AgentPathsOptions | undefined {
   const { config, identity, loop, fast } = parts;
   const { mode, listen, advertise, directNetworks, punchPorts } = config.tunnel;
-  if (mode === "off") return undefined;
+  if (mode === "off" || !loop) return undefined;
   return {
     eager: mode === "eager",
     sockets: pathSockets({ loop, fast }),
@@ -72,12 +73,12 @@ function pathsOptions(parts: AgentPathsParts, host: () => readonly LanAddress[])
     allowed: directNetworks.map((text) => parseCidr(text)!),
     punchPorts,
     onReached: parts.onReached,
-    openLan: config.tunnel.discovery ? (onDatagram) => openLan(parts, onDatagram) : undefined,
+    openLan: config.tunnel.discovery ? (onDatagram) => openLan({ log: parts.log, loop }, onDatagram) : undefined,
   };
 }
 
 /** Makes connections of the loop into legs of the engine that this host has. */
-export function pathSockets({ loop, fast }: Pick<AgentPathsParts, "loop" | "fast">): PathSockets {
+export function pathSockets({ loop, fast }: { readonly loop: EpollLoop; fast(): unknown }): PathSockets {
   return {
     loop,
     leg: (stream) =>
@@ -85,7 +86,10 @@ export function pathSockets({ loop, fast }: Pick<AgentPathsParts, "loop" | "fast
   };
 }
 
-function openLan({ loop, log }: AgentPathsParts, onDatagram: OnDatagram): LanSocket {
+function openLan(
+  { loop, log }: { readonly loop: EpollLoop; readonly log: Logger },
+  onDatagram: OnDatagram,
+): LanSocket {
   const socket = new MulticastSocket(loop, LAN_GROUP, onDatagram);
   return {
     join(links) {
@@ -102,7 +106,7 @@ function openLan({ loop, log }: AgentPathsParts, onDatagram: OnDatagram): LanSoc
 
 /** Pods come and go all day; what counts for paths is where this host is, and which way leads out. */
 function readHost({ virtual }: AgentPathsParts) {
-  const links = new Links();
+  const links = openLinks();
   try {
     const all = links.addresses();
     const host: readonly LanAddress[] = lanAddresses(links.list(), all, virtual());

@@ -24,6 +24,7 @@ import { commonRoutes } from "./common_routes.ts";
 import { sourceView } from "./meta_sources.ts";
 import type { RunningAgent } from "./agent.ts";
 import { agentWarnings } from "./agent_warnings.ts";
+import { WITHOUT_FFI } from "./without_ffi.ts";
 
 export function agentRoutes(agent: RunningAgent, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
@@ -145,7 +146,7 @@ function peerStatus(p: TunnelPeer, why: string | undefined): PeerStatus {
 }
 
 function modules(agent: RunningAgent, forwardProblem: string | undefined): ModuleStatus[] {
-  const { config, dns, forwarder } = agent;
+  const { config, dns } = agent;
   const meta = (agent.explicit ?? agent.source).status();
   const queries = dns?.stats();
   return [
@@ -167,13 +168,7 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
         ? `${config.mesh.address}:${config.dns.port}, zone ${config.dns.zone}, ${queries.queries} queries`
         : dns.problem ?? "starting",
     },
-    {
-      name: "forward",
-      state: !forwarder ? "off" : forwardProblem === undefined ? "on" : "degraded",
-      detail: !forwarder
-        ? "switched off in the configuration"
-        : forwardProblem ?? `rules by ${forwarder.status().backend}, mesh link ${agent.link}`,
-    },
+    forwardModule(agent, forwardProblem),
     {
       name: "tunnel",
       state: config.tunnel.enabled ? "on" : "off",
@@ -182,4 +177,13 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
         : "switched off in the configuration",
     },
   ];
+}
+
+function forwardModule({ forwarder, link, sockets }: RunningAgent, problem: string | undefined): ModuleStatus {
+  if (!forwarder) return { name: "forward", state: "off", detail: "switched off in the configuration" };
+  if (problem !== undefined) return { name: "forward", state: "degraded", detail: problem };
+  const detail = `rules by ${forwarder.status().backend}, mesh link ${link}`;
+  const { without } = sockets;
+  if (!without) return { name: "forward", state: "on", detail };
+  return { name: "forward", state: "degraded", detail: `${detail}; ${without.why}: ${WITHOUT_FFI}` };
 }

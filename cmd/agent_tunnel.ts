@@ -24,8 +24,8 @@ export interface TunnelParts {
   follows(): boolean;
   readonly onStream: SessionEvents["onStream"];
   readonly onFlow: SessionEvents["onFlow"];
-  /** Makes connections of this host into legs, for the relay. */
-  readonly legs: PathSockets;
+  /** Makes connections of this host into legs, for the relay; undefined: it is reached over the control connection only. */
+  readonly legs: PathSockets | undefined;
   /** The fast engine, or why there is none. */
   fast(): FastParts | string;
   /** What this host has for direct paths; undefined when they are off. */
@@ -87,7 +87,7 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
     onStream: parts.onStream,
     onFlow: parts.onFlow,
     fast: parts.fast,
-    legs: parts.legs,
+    ...(parts.legs ? { legs: parts.legs } : {}),
     ...(parts.paths ? { paths: parts.paths } : {}),
     events: {
       onUp(server) {

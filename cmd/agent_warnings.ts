@@ -5,6 +5,7 @@ import type { RunningAgent } from "./agent.ts";
 import { duration } from "./output.ts";
 import { rulesHint } from "./rules_hint.ts";
 import { serverHint } from "./server_hint.ts";
+import { FFI_HINT, WITHOUT_FFI } from "./without_ffi.ts";
 
 /** Beyond it, times in certificates and logs of two machines stop making sense together. */
 const CLOCK_TOLERANCE_MS = 5 * 60_000;
@@ -40,8 +41,12 @@ function sourceWarnings({ explicit }: RunningAgent): Warning[] {
   return [{ code: "NOT_SYNCED", text, hint: "edgemesh config show" }];
 }
 
-function moduleWarnings({ dns, config }: RunningAgent, forward: ForwardStatus | undefined): Warning[] {
+function moduleWarnings({ dns, config, sockets }: RunningAgent, forward: ForwardStatus | undefined): Warning[] {
   const out: Warning[] = [];
+  const { without } = sockets;
+  if (without && !without.chosen) {
+    out.push({ code: "KERNEL", text: `FFI is refused (${without.why}): ${WITHOUT_FFI}`, hint: FFI_HINT });
+  }
   if (forward?.problem !== undefined) {
     out.push({
       code: "KERNEL",

@@ -90,6 +90,9 @@ export const AgentConfig = z.strictObject({
     "HTTP proxy (CONNECT) on the way to the servers, http://[user:password@]host:port; auto: as HTTPS_PROXY and NO_PROXY say",
   ),
   caPin: z.string().optional().describe("sha256:… of the server's authority, as printed by `edgemesh token create`"),
+  sockets: z.enum(["auto", "portable"]).default("auto").describe(
+    "portable: the runtime's own sockets, as where FFI is refused; slower, and without direct paths to other nodes",
+  ),
   stateDir: absolutePath.default("/var/lib/edgemesh/agent").describe("Identity and snapshot, readable by root only"),
   runDir: absolutePath.default("/run/edgemesh").describe("Admin socket"),
   manifests: absolutePath.optional().describe("Folder of YAML whose objects win over what the server says"),

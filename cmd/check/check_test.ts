@@ -27,6 +27,7 @@ const start: StartFacts = {
   nftables: { by: "netlink" },
   ports: [{ what: "DNS", at: "169.254.96.16:53" }],
   openFiles: 1_048_576,
+  ffi: undefined,
   stateDir: { path: "/var/lib/edgemesh/agent" },
   joined: { node: "edge-1" },
   servers: [{ url: "wss://mesh", tcpMs: 20, tlsMs: 61, pinned: true }],
@@ -76,6 +77,7 @@ for (
     ["nf-tables", { nftables: { problem: "no such protocol" } }, "fail", /no such protocol/],
     ["nf-tables", { nftables: { by: "nft" } }, "warn", /nft program/],
     ["open-files", { openFiles: 1024 }, "warn", /1024/],
+    ["ffi", { ffi: "Cannot open libc.so.6" }, "warn", /libc\.so\.6.*copied instead of spliced/],
     ["state-dir", { stateDir: { path: "/x", problem: "No space left on device" } }, "fail", /No space left/],
     [
       "port-dns",

@@ -60,6 +60,8 @@ export interface StartFacts {
   readonly nftables: { readonly by: "netlink" | "nft" } | { readonly problem: string };
   readonly ports: readonly PortFact[];
   readonly openFiles: number;
+  /** Why FFI is refused; undefined: it works. */
+  readonly ffi: string | undefined;
   readonly stateDir: { readonly path: string; readonly problem?: string };
   readonly joined: { readonly node: string } | { readonly problem: string } | undefined;
   readonly servers: readonly ReachFact[];
@@ -67,6 +69,8 @@ export interface StartFacts {
 
 /** What a running agent says of itself beyond its status; answered by `GET /v1/check`. */
 export interface AgentFacts {
+  /** Set where FFI is refused, or given up by the configuration: why. */
+  readonly withoutFfi?: { readonly why: string; readonly chosen: boolean };
   readonly rules: { readonly backend: string; readonly repairs: number; readonly problem?: string } | undefined;
   readonly dns: {
     readonly listen: readonly string[];

@@ -7,6 +7,7 @@ import { PROXY_VARIABLES, proxyChoice, type ProxyFor } from "../../lib/http_prox
 import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
 import { loadAgentState, type LoadedAgentState } from "../../lib/identity/agent_state.ts";
 import type { StateFiles } from "../../lib/identity/state_files.ts";
+import { ffiProblem } from "../../lib/linux/ffi.ts";
 import { readIfThere } from "../../lib/linux/files.ts";
 import { nftRunner } from "../../lib/linux/nft_exec.ts";
 import { missingCapabilities, raiseFileLimit, readSysctl } from "../../lib/linux/privileges.ts";
@@ -36,6 +37,7 @@ export async function gatherStart(config: AgentConfig): Promise<StartFacts> {
     nftables: await nftables(config),
     ports: await portFacts(config),
     openFiles: raiseFileLimit().soft,
+    ffi: ffiProblem(),
     stateDir: { path: config.stateDir, ...await writeProblem(config.stateDir) },
     joined,
     servers: await reachAll(servers, { pin, proxyFor: proxyOf(config) }),

@@ -4,9 +4,10 @@ import { VERSION } from "../../lib/version.ts";
 import { duration } from "../output.ts";
 import { rulesHint } from "../rules_hint.ts";
 import { serverHint } from "../server_hint.ts";
+import { WITHOUT_FFI } from "../without_ffi.ts";
 import type { AgentFacts, Check, RunningFacts } from "./facts.ts";
 import { judgeSource } from "./judge_source.ts";
-import { fail, FEW_FILES, fewFiles, ok, warn } from "./judge_host.ts";
+import { fail, FEW_FILES, fewFiles, ok, warn, withoutFfi } from "./judge_host.ts";
 
 /** Beyond it, times in certificates and logs of two machines stop making sense together. */
 const CLOCK_TOLERANCE_MS = 5 * 60_000;
@@ -51,6 +52,7 @@ export function judgeRunning(facts: RunningFacts, now: number): Check[] {
   if (!facts.agent) return out;
   return [
     ...out,
+    ...judgeSockets(facts.agent),
     ...judgeRules(status, facts.agent),
     ...judgeMetadata(status, facts.agent),
     ...judgeSource(status.metadata.follows, "agent"),
@@ -58,6 +60,11 @@ export function judgeRunning(facts: RunningFacts, now: number): Check[] {
     ...judgeIdentity(status, facts.agent, now),
     ...judgeNames(facts.agent, facts.answer),
   ];
+}
+
+function judgeSockets({ withoutFfi: without }: AgentFacts): Check[] {
+  if (!without) return [];
+  return [without.chosen ? ok("agent", "ffi", `${without.why}: ${WITHOUT_FFI}`) : withoutFfi(without.why)];
 }
 
 function judgeRules(status: AgentStatus, { rules, foreignRoutes }: AgentFacts): Check[] {

@@ -1,5 +1,6 @@
 /** Judges a host before and beside the agent. Pure: facts in, lines out. */
 import { serverHint } from "../server_hint.ts";
+import { FFI_HINT, WITHOUT_FFI } from "../without_ffi.ts";
 import type { Check, HostFacts, PortFact, ReachFact, StartFacts } from "./facts.ts";
 
 /** The oldest kernel whose nf_tables has all that the rules use (RHEL 8). */
@@ -89,6 +90,7 @@ export function judgeStart(facts: StartFacts): Check[] {
     facts.openFiles < FEW_FILES
       ? fewFiles(facts.openFiles)
       : ok("system", "open-files", `${facts.openFiles} open files are allowed`),
+    facts.ffi === undefined ? ok("system", "ffi", "FFI works") : withoutFfi(facts.ffi),
     facts.stateDir.problem === undefined ? ok("system", "state-dir", `${facts.stateDir.path} can be written`) : fail(
       "system",
       "state-dir",
@@ -145,6 +147,10 @@ const REACH_HINTS = {
     "lower the MTU of this host's uplink (ip link set DEVICE mtu 1280), have the router clamp the MSS, or let ICMP `fragmentation needed` through",
   pin: "take the join command anew: edgemesh token create, on the server host; or somebody intercepts the connection",
 } as const;
+
+export function withoutFfi(why: string): Check {
+  return warn("system", "ffi", `FFI is refused (${why}): ${WITHOUT_FFI}`, FFI_HINT);
+}
 
 export function fewFiles(limit: number): Check {
   return warn(

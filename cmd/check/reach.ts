@@ -4,6 +4,7 @@ import { systemClock } from "../../lib/clock.ts";
 import { codeOf, explain, MeshError } from "../../lib/errors.ts";
 import type { ProxyFor } from "../../lib/http_proxy.ts";
 import { connectPinned } from "../../lib/identity/join_connection.ts";
+import { ffiProblem } from "../../lib/linux/ffi.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { idleHandler } from "../../lib/net.ts";
@@ -75,6 +76,8 @@ async function passesSmall(
   target: { readonly url: string; readonly pin: string },
   at: { readonly ip: string; readonly port: number },
 ): Promise<boolean> {
+  // Without FFI the size of segments cannot be set.
+  if (ffiProblem() !== undefined) return false;
   await using loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
   try {
     const opened = Promise.withResolvers<void>();

@@ -20,6 +20,7 @@ import { Picker } from "./picker.ts";
 import { PipeKit } from "./pipe.ts";
 import { emptyPlan, planForwarding } from "./plan.ts";
 import type { Plan } from "./plan_model.ts";
+import { PortListeners } from "./port_listeners.ts";
 import { type AgentListeners, compileRules } from "./rules/compile.ts";
 import type { Ruleset } from "./rules/ruleset.ts";
 import type { RuleWriter } from "./rules/writer.ts";
@@ -48,6 +49,8 @@ export interface ForwarderOptions {
   readonly maxConnections: number;
   readonly accessLog: boolean;
   readonly idle?: IdlePolicy;
+  /** The loop's connections do not tell their original destination: each Service port has a listener of its own. */
+  readonly listenPerPort?: boolean;
 }
 
 export interface ForwarderDeps {
@@ -76,6 +79,7 @@ export class Forwarder {
   readonly #incoming: Incoming;
   readonly #upkeep: Upkeep;
   readonly #listeners: Listener[] = [];
+  readonly #perPort: PortListeners | undefined;
   #facts: NodeFacts;
   #config: ForwardConfig;
   #meta: MetaReader | undefined;
@@ -105,7 +109,7 @@ export class Forwarder {
       log,
       waitMs: options.connectTimeoutMs,
       max: options.maxConnections,
-      listeners: () => this.#listeners,
+      listeners: () => [...this.#listeners, ...this.#perPort?.listeners ?? []],
     });
     const local = new LocalDialer({ loop, timeoutMs: options.connectTimeoutMs });
     const shared = {
@@ -130,6 +134,9 @@ export class Forwarder {
         return accessLog();
       },
     });
+    this.#perPort = options.listenPerPort
+      ? new PortListeners({ loop, log, facts: shared.facts, accept: (accepted) => this.#tcp.accept(accepted) })
+      : undefined;
     this.#udp = new UdpForwarder({ ...shared, idleMs: options.udpIdleMs });
     this.#upkeep = new Upkeep({ rules: deps.rules, conntrack: deps.rules.conntrack, log });
     this.#incoming = new Incoming({
@@ -215,6 +222,7 @@ export class Forwarder {
       this.#deps.log.warn("Rules could not be removed", { error: describe(error) });
     }
     for (const listener of this.#listeners) listener.close();
+    this.#perPort?.close();
     this.#udp.close();
     this.#connections.close("SHUTDOWN");
     this.#admission.close();
@@ -296,6 +304,7 @@ export class Forwarder {
     this.#plan = plan;
     this.#index.update(plan);
     this.#incoming.update();
+    this.#perPort?.prepare(plan);
     this.#udp.prepare(plan);
     const ids = new Set<string>();
     for (const service of plan.services.values()) for (const port of service.ports) ids.add(port.id);
@@ -304,17 +313,19 @@ export class Forwarder {
   }
 
   async #apply(plan: Plan): Promise<void> {
-    this.#listen();
+    if (!this.#perPort) this.#listen();
     const listeners = this.#agentListeners();
     const options = { previous: this.#applied, grammar: this.#deps.rules.grammar };
     const ruleset = compileRules(plan, listeners, options);
     await this.#deps.rules.apply(ruleset);
     this.#applied = ruleset;
     await this.#upkeep.after(plan, listeners);
+    this.#perPort?.retire(plan);
     this.#udp.retire(plan);
   }
 
   #agentListeners(): AgentListeners {
+    if (this.#perPort) return { tcp: this.#perPort.addresses, udp: this.#udp.addresses };
     const find = (ip: string | undefined): IpPort | undefined => this.#listeners.find((l) => l.local.ip === ip)?.local;
     const tcp4 = find(this.#facts.mesh4);
     const tcp6 = find(this.#facts.mesh6);

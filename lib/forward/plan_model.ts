@@ -45,6 +45,11 @@ export function slotsOf(verdict: Verdict): readonly Slot[] {
   return verdict.verdict === "forward" ? verdict.slots : [];
 }
 
+/** Whether some of a port's connections come to the agent. */
+export function needsAgent(port: PlannedPort): boolean {
+  return [port.internal, port.external].some((verdict) => slotsOf(verdict).some((slot) => slot.way !== "kernel"));
+}
+
 /** An address and port that clients use. */
 export interface Frontend {
   readonly kind: "cluster-ip" | "external-ip" | "load-balancer-ip" | "node-port";

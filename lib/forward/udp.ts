@@ -4,15 +4,11 @@
  * keeps its endpoint until it is idle or the endpoint goes.
  */
 import type { ReasonCode } from "../errors.ts";
-import type { IpPort, Loop, UdpSocket } from "../net.ts";
-import type { Plan, PlannedPort, Slot } from "./plan_model.ts";
+import type { IpPort, UdpSocket } from "../net.ts";
+import { needsAgent, type Plan, type PlannedPort, type Slot } from "./plan_model.ts";
+import { bindNear } from "./port_listeners.ts";
 import { agentSlots, isOurs } from "./tcp.ts";
 import { type UdpDeps, UdpFlow } from "./udp_flow.ts";
-
-/** Ports of the mesh address for datagram listeners: below the punch range, off NodePorts and ephemeral ports. */
-export const UDP_PORTS = { first: 19001, count: 999 } as const;
-/** Ports tried before the kernel chooses one: others may hold a few of ours on the wildcard address. */
-const BIND_TRIES = 16;
 
 export class UdpForwarder {
   readonly #deps: UdpDeps;
@@ -68,12 +64,6 @@ export class UdpForwarder {
   }
 }
 
-function needsAgent(port: PlannedPort): boolean {
-  return [port.internal, port.external].some((v) =>
-    v.verdict === "forward" && v.slots.some((slot) => slot.way !== "kernel")
-  );
-}
-
 /** One Service port: its socket and the flows of its clients. */
 export class UdpListener {
   readonly local: IpPort;
@@ -92,7 +82,13 @@ export class UdpListener {
     this.#port = port;
     this.#slots = slotsOf(port);
     this.#open = isOpen(port);
-    this.#socket = bindNear(deps.loop, mesh, port.id, (bytes, length, from) => this.#onDatagram(bytes, length, from));
+    this.#socket = bindNear(
+      port.id,
+      (at) =>
+        deps.loop.bindUdp({ ip: mesh, port: at }, (bytes, length, from) => this.#onDatagram(bytes, length, from), {
+          freeBind: true,
+        }),
+    );
     this.local = this.#socket.local;
   }
 
@@ -152,27 +148,4 @@ function slotsOf(port: PlannedPort): readonly Slot[] {
 
 function isOpen(port: PlannedPort): boolean {
   return port.frontends.some((f) => f.kind !== "cluster-ip");
-}
-
-/**
- * Binds near a port that follows from the Service's name, so that after a restart the kernel's table of old flows
- * mostly still points at the right listener. Throws MeshError KERNEL.
- */
-function bindNear(
-  loop: Loop,
-  ip: string,
-  id: string,
-  onDatagram: (bytes: Uint8Array, length: number, from: IpPort) => void,
-): UdpSocket {
-  let h = 0x811c9dc5;
-  for (let i = 0; i < id.length; i++) h = Math.imul(h ^ id.charCodeAt(i), 0x01000193) >>> 0;
-  for (let attempt = 0; attempt < BIND_TRIES; attempt++) {
-    const port = UDP_PORTS.first + (h + attempt) % UDP_PORTS.count;
-    try {
-      return loop.bindUdp({ ip, port }, onDatagram, { freeBind: true });
-    } catch {
-      // Taken by somebody; the next one.
-    }
-  }
-  return loop.bindUdp({ ip, port: 0 }, onDatagram, { freeBind: true });
 }

@@ -45,9 +45,8 @@ export class Upkeep {
 
   /** The agent stops and its rules stay: clients remembered as the agent's would be refused until their time is over. */
   async stopping(listeners: AgentListeners): Promise<void> {
-    const own = new Set(
-      texts([listeners.tcp4, listeners.tcp6, ...listeners.udp.values()].filter((l) => l !== undefined)),
-    );
+    const { tcp4, tcp6, tcp, udp } = listeners;
+    const own = new Set(texts([tcp4, tcp6, ...tcp?.values() ?? [], ...udp.values()].filter((l) => l !== undefined)));
     await this.#forgetClients((_, value) => own.has(value));
   }
 

@@ -3,7 +3,7 @@
  * outside lib/linux uses FFI at all. The library is opened at the first use, so that commands which never touch a
  * socket (`version`, `resolve -f`) need neither the permission nor the time.
  */
-import { MeshError } from "../errors.ts";
+import { describe, MeshError } from "../errors.ts";
 
 /** An open file descriptor. */
 export type Fd = number;
@@ -66,12 +66,34 @@ export type Libc = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 export type WaitingLibc = Deno.DynamicLibrary<typeof WAITING_SYMBOLS>["symbols"];
 
 let opened: Libc | undefined;
+let refusal: string | undefined;
 let openedWaiting: WaitingLibc | undefined;
 let errnoCell = new Int32Array(1);
 
 /** The C library's functions. Throws MeshError KERNEL when FFI is refused or the system has no glibc. */
 export function libc(): Libc {
   return opened ?? openLibc();
+}
+
+/** Switches FFI off for the rest of the process, as on a host that refuses it. What was opened before stays open. */
+export function refuseFfi(why: string): void {
+  refusal = why;
+  opened = undefined;
+}
+
+/** Throws MeshError KERNEL when FFI was switched off here. */
+export function checkFfi(): void {
+  if (refusal !== undefined) throw new MeshError("KERNEL", `FFI is switched off: ${refusal}`);
+}
+
+/** Why nothing can go through FFI on this host; undefined when it can. */
+export function ffiProblem(): string | undefined {
+  try {
+    libc();
+    return undefined;
+  } catch (error) {
+    return describe(error);
+  }
 }
 
 /** The error number of the last failed call of this thread. Read it directly after the call, before anything else. */
@@ -81,10 +103,12 @@ export function errno(): number {
 
 /** Functions that block: they run on a helper thread and return a promise. Their `errno` cannot be read. */
 export function waitingLibc(): WaitingLibc {
+  checkFfi();
   return openedWaiting ??= open(WAITING_SYMBOLS);
 }
 
 function openLibc(): Libc {
+  checkFfi();
   const symbols = open(SYMBOLS);
   // The location is fixed per thread: mapped here once, so that reading it later is an array access and calls nothing
   // that could overwrite it.

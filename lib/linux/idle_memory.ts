@@ -5,7 +5,7 @@
  */
 import process from "node:process";
 import type { Clock } from "../clock.ts";
-import { libc } from "./ffi.ts";
+import { ffiProblem, libc } from "./ffi.ts";
 
 /** How often a look is taken: two reads that cost microseconds. */
 const CHECK_MS = 5_000;
@@ -73,7 +73,7 @@ export function keepMemoryLow(clock: Clock): () => void {
 /** Collects garbage where the runtime lets us (`--expose-gc`), then returns free pages of the C heap to the system. */
 export function giveBack(): void {
   (globalThis as { gc?: () => void }).gc?.();
-  libc().malloc_trim(0);
+  if (ffiProblem() === undefined) libc().malloc_trim(0);
 }
 
 function look(): Look {

@@ -55,7 +55,7 @@ import { AF_INET, AF_INET6, STRUCT } from "./structs.ts";
  */
 export const OUR_MARK = 96;
 /** The alias of our links, for people who list them. */
-const OUR_ALIAS = "edgemesh";
+export const OUR_ALIAS = "edgemesh";
 
 /** What {@link Links.addRoute} found. */
 export type RouteResult =

@@ -3,6 +3,8 @@ import { strict as assert } from "node:assert";
 import { type Cidr, parseCidr } from "../addr.ts";
 import { systemClock } from "../clock.ts";
 import { createLogger, memorySink, nullLogger } from "../log.ts";
+import { LinkProgram } from "./link_program.ts";
+import type { LinkTable } from "./link_table.ts";
 import { Links, OUR_MARK, watchNetwork } from "./links.ts";
 import { EpollLoop } from "./loop.ts";
 import { memoryHeld } from "./memory.ts";
@@ -17,15 +19,21 @@ const ADDRESSES = [V4, V6];
 
 const ignore = !mayMakeNamespaces("lib/linux/links_test.ts");
 
+/** A test of both ways to the kernel. */
+function test(name: string, body: (links: LinkTable) => Promise<void> | void): void {
+  testOne(name, () => new Links(), body);
+  testOne(`with the ip program: ${name}`, () => new LinkProgram(), body);
+}
+
 /** A test in a namespace of its own; fails if it leaves descriptors or kernel memory behind. */
-function test(name: string, body: (links: Links) => Promise<void> | void): void {
+function testOne<T extends LinkTable>(name: string, open: () => T, body: (links: T) => Promise<void> | void): void {
   Deno.test({
     name,
     ignore,
     fn: () =>
       inNamespace(async () => {
         const held = memoryHeld();
-        const links = new Links();
+        const links = open();
         try {
           await body(links);
         } finally {
@@ -40,7 +48,7 @@ function cidr(text: string): Cidr {
   return parseCidr(text)!;
 }
 
-function meshLink(links: Links, addresses = ADDRESSES) {
+function meshLink(links: LinkTable, addresses = ADDRESSES) {
   return ensureMeshLink(links, { name: NAME, addresses, log: nullLogger });
 }
 
@@ -65,7 +73,8 @@ test("both addresses can be bound at once, also on a bridge without ports", asyn
   for (const { ip } of ADDRESSES) assert.equal(loop.bindUdp({ ip, port: 53 }, () => {}).local.ip, ip);
 });
 
-test("addresses of an earlier configuration go, those of others stay", (links) => {
+// The ip program of older releases cannot mark an address.
+testOne("addresses of an earlier configuration go, those of others stay", () => new Links(), (links) => {
   const { link } = meshLink(links, [cidr("169.254.96.17/32"), V6]);
   run("ip", "addr", "add", "10.9.9.9/32", "dev", NAME);
   meshLink(links);
@@ -138,16 +147,24 @@ test("a kernel without dummy links and bridges gets its addresses on loopback", 
   assert.deepEqual(links.addresses(1).map((a) => a.ip).sort(), ["127.0.0.1", "::1"]);
 });
 
-test("the kernel's own words are in the error", (links) => {
+testOne("the kernel's own words are in the error", () => new Links(), (links) => {
   const { link } = meshLink(links);
   assert.throws(
     () => links.addRoute({ to: cidr("10.96.0.0/12"), index: link.index, source: "192.0.2.1" }),
     /Cannot add route 10\.96\.0\.0\/12: invalid argument \(EINVAL\), Invalid prefsrc address/,
   );
+});
+
+test("a refusal says what the kernel said", (links) => {
+  const { link } = meshLink(links);
+  assert.throws(
+    () => links.addRoute({ to: cidr("10.96.0.0/12"), index: link.index, source: "192.0.2.1" }),
+    /Cannot add route 10\.96\.0\.0\/12: .*Invalid prefsrc address/,
+  );
   assert.throws(() => links.create("a-name-that-is-too-long", ["bridge"]), /Cannot create link/);
 });
 
-test("changes of links, addresses and routes are told", async (links) => {
+testOne("changes of links, addresses and routes are told", () => new Links(), async (links) => {
   await using loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
   const changes: NetworkChange[] = [];
   let wake = () => {};
@@ -178,7 +195,7 @@ test("changes of links, addresses and routes are told", async (links) => {
   assert.equal(loop.size, 0);
 });
 
-test("a table of two thousand routes is read whole", (links) => {
+testOne("a table of two thousand routes is read whole", () => new Links(), (links) => {
   const { link } = meshLink(links);
   for (let i = 0; i < 2000; i++) {
     links.addRoute({ to: cidr(`10.${100 + (i >> 8)}.${i & 255}.0/24`), index: link.index, source: V4.ip });

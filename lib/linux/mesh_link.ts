@@ -5,7 +5,8 @@
 import { type Cidr, cidrText, familyOf } from "../addr.ts";
 import { MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { Links, OUR_MARK } from "./links.ts";
+import type { LinkTable } from "./link_table.ts";
+import { OUR_MARK } from "./links.ts";
 import type { Link, Route } from "./rtnetlink.ts";
 
 /** A dummy link is the plain choice; kernels without that module have bridges, and every one has loopback. */
@@ -31,7 +32,7 @@ export interface MeshLink {
  * Makes the mesh link, or takes the one of an earlier start (or of the original EdgeMesh) as it is, and gives it its
  * addresses. Throws MeshError KERNEL when not even loopback can have them.
  */
-export function ensureMeshLink(links: Links, options: MeshLinkOptions): MeshLink {
+export function ensureMeshLink(links: LinkTable, options: MeshLinkOptions): MeshLink {
   const link = links.create(options.name, options.kinds ?? KINDS) ?? links.list().find((l) => l.loopback);
   if (link === undefined) {
     throw new MeshError("KERNEL", `Cannot create link ${options.name}: the kernel has neither dummy links nor bridges`);
@@ -53,7 +54,7 @@ export interface RoutedNetworks {
 }
 
 /** Makes our routes be exactly `networks`, to the mesh link; removes those of ours that are no longer wanted. */
-export function routeServices(links: Links, mesh: MeshLink, networks: readonly Cidr[]): RoutedNetworks {
+export function routeServices(links: LinkTable, mesh: MeshLink, networks: readonly Cidr[]): RoutedNetworks {
   const wanted = new Set(networks.map(cidrText));
   for (const route of links.ourRoutes()) if (!wanted.has(cidrText(route.to))) links.deleteRoute(route);
   const routed: Cidr[] = [];
@@ -72,7 +73,7 @@ export function routeServices(links: Links, mesh: MeshLink, networks: readonly C
  * Removes everything of ours: routes, addresses, the link. Works after a crash and when there is nothing. A link that
  * somebody else made keeps existing and loses only our addresses.
  */
-export function removeMeshLink(links: Links, name: string, addresses: readonly Cidr[]): void {
+export function removeMeshLink(links: LinkTable, name: string, addresses: readonly Cidr[]): void {
   for (const route of links.ourRoutes()) links.deleteRoute(route);
   for (const link of links.list()) {
     if (link.name === name && link.group === OUR_MARK) {
@@ -88,7 +89,7 @@ export function removeMeshLink(links: Links, name: string, addresses: readonly C
 }
 
 /** False, with a line in the log, where the host has the address family switched off. */
-function addAddress(links: Links, link: Link, address: Cidr, log: Logger): boolean {
+function addAddress(links: LinkTable, link: Link, address: Cidr, log: Logger): boolean {
   try {
     links.addAddress(link.index, address);
     return true;
@@ -101,7 +102,7 @@ function addAddress(links: Links, link: Link, address: Cidr, log: Logger): boole
 }
 
 /** Removes our addresses of an earlier start with another configuration. */
-function removeStale(links: Links, link: Link, wanted: readonly Cidr[]): void {
+function removeStale(links: LinkTable, link: Link, wanted: readonly Cidr[]): void {
   for (const { ip, bits, protocol } of links.addresses(link.index)) {
     if (protocol !== OUR_MARK || wanted.some((a) => a.ip === ip && a.bits === bits)) continue;
     links.deleteAddress(link.index, { ip, bits });

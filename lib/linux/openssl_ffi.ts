@@ -3,6 +3,7 @@
  * with the distribution; where it is missing the caller does without.
  */
 import { MeshError } from "../errors.ts";
+import { checkFfi } from "./ffi.ts";
 
 const I = "i32" as const;
 const U = "u32" as const;
@@ -80,6 +81,7 @@ export interface Openssl {
 
 /** Opens the system's OpenSSL 3. Throws MeshError KERNEL when there is none, or FFI is refused. */
 export function openOpenssl(): Openssl {
+  checkFfi();
   try {
     const crypto = Deno.dlopen("libcrypto.so.3", CRYPTO);
     try {

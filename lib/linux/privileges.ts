@@ -1,6 +1,6 @@
 /** What this process may do: capabilities, open files, kernel settings. Reading only, except for the file limit. */
 import { sysError } from "./errno.ts";
-import { errno, libc } from "./ffi.ts";
+import { errno, ffiProblem, libc } from "./ffi.ts";
 import { Memory } from "./memory.ts";
 
 /** The capabilities the product knows, by their bit (<linux/capability.h>). */
@@ -25,7 +25,8 @@ export function readSysctl(path: string): string | undefined {
   try {
     return Deno.readTextFileSync(`/proc/sys/${path}`).trim();
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.PermissionDenied) return undefined;
+    const { NotFound, PermissionDenied, NotCapable } = Deno.errors;
+    if ([NotFound, PermissionDenied, NotCapable].some((kind) => error instanceof kind)) return undefined;
     throw error;
   }
 }
@@ -42,6 +43,7 @@ export interface FileLimit {
  * select(2), and each proxied connection takes two. Returns the limit in force.
  */
 export function raiseFileLimit(): FileLimit {
+  if (ffiProblem() !== undefined) return readFileLimit();
   const limit = Memory.allocate(16);
   try {
     const c = libc();
@@ -54,5 +56,21 @@ export function raiseFileLimit(): FileLimit {
     return { soft: c.prlimit(0, RLIMIT_NOFILE, limit.pointer, null) < 0 ? soft : hard, hard };
   } finally {
     limit.free();
+  }
+}
+
+/** What shells and service managers give, where nothing can be read. */
+const USUAL_FILES = 1024;
+
+/** Without FFI it stays as it is. A runtime that is denied FFI may not read /proc/self either: then a child says it. */
+function readFileLimit(): FileLimit {
+  try {
+    const { stdout } = new Deno.Command("sh", { args: ["-c", "ulimit -Sn; ulimit -Hn"], stderr: "null" }).outputSync();
+    const [soft, hard] = new TextDecoder().decode(stdout).split("\n").map((n) =>
+      n === "unlimited" ? Infinity : Number(n)
+    );
+    return { soft: soft || USUAL_FILES, hard: hard || USUAL_FILES };
+  } catch {
+    return { soft: USUAL_FILES, hard: USUAL_FILES };
   }
 }

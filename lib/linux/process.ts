@@ -1,5 +1,5 @@
 /** What this process is to the machine: its memory, and its service manager. */
-import { libc } from "./ffi.ts";
+import { ffiProblem, libc } from "./ffi.ts";
 import { Memory } from "./memory.ts";
 import { AF_UNIX, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, STRUCT } from "./structs.ts";
 
@@ -73,6 +73,7 @@ export function notifyWatchdog(socket = managerSocket()): void {
 /** sd_notify(3): one datagram to a socket, which may be in the abstract name space (`@`). */
 function notify(path: string | undefined, message: string): void {
   if (!path || (path[0] !== "/" && path[0] !== "@")) return;
+  if (ffiProblem() !== undefined) return notifyByProgram(message);
   const c = libc();
   const name = new TextEncoder().encode(path);
   const address = Memory.allocate(STRUCT.sockaddr_un.size);
@@ -90,5 +91,15 @@ function notify(path: string | undefined, message: string): void {
     if (fd >= 0) c.close(fd);
     address.free();
     body.free();
+  }
+}
+
+/** systemd-notify(1) speaks for the process that runs it, which is us. Where it is missing, nobody is told. */
+function notifyByProgram(message: string): void {
+  try {
+    const args = message.split("\n");
+    new Deno.Command("systemd-notify", { args, stdin: "null", stdout: "null", stderr: "null" }).spawn().unref();
+  } catch {
+    // See above.
   }
 }

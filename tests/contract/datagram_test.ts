@@ -2,6 +2,7 @@ import "../../lib/linux/preload.ts";
 import { setImmediate } from "node:timers";
 import { systemClock } from "../../lib/clock.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
+import { PortableLoop } from "../../lib/linux/portable_loop.ts";
 import { nullLogger } from "../../lib/log.ts";
 import type { DatagramFlow, FlowHandler, IpPort, UdpSocket } from "../../lib/net.ts";
 import { memoryFlowPair, MemoryScheduler } from "../../lib/net_memory.ts";
@@ -23,9 +24,14 @@ datagramContract("memory flows", () => {
   return Promise.resolve(factory);
 });
 
-for (const ip of ["127.0.0.1", "::1"]) {
-  datagramContract(`loop datagrams ${ip}`, () => {
-    const loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+const LOOPS = {
+  "loop datagrams": () => EpollLoop.open({ clock: systemClock, log: nullLogger }),
+  "datagrams without FFI": () => new PortableLoop({ clock: systemClock, log: nullLogger }),
+};
+
+for (const [name, ip] of Object.keys(LOOPS).flatMap((name) => ["127.0.0.1", "::1"].map((ip) => [name, ip] as const))) {
+  datagramContract(`${name} ${ip}`, () => {
+    const loop = LOOPS[name as keyof typeof LOOPS]();
     /** Two sockets that send to each other: a flow in the simplest form. */
     const end = (handler: FlowHandler, peer: () => IpPort) => {
       const socket: UdpSocket = loop.bindUdp({ ip, port: 0 }, (bytes, length) => handler.onDatagram(bytes, length));

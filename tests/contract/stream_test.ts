@@ -2,6 +2,7 @@ import "../../lib/linux/preload.ts";
 import { setImmediate } from "node:timers";
 import { systemClock } from "../../lib/clock.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
+import { PortableLoop } from "../../lib/linux/portable_loop.ts";
 import { nullLogger } from "../../lib/log.ts";
 import type { MeshStream, StreamHandler } from "../../lib/net.ts";
 import { memoryPair, MemoryScheduler, refusedStream } from "../../lib/net_memory.ts";
@@ -47,9 +48,14 @@ streamContract("memory pair", () => {
   return Promise.resolve(factory);
 });
 
-for (const ip of ["127.0.0.1", "::1"]) {
-  streamContract(`loop sockets ${ip}`, () => {
-    const loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+const LOOPS = {
+  "loop sockets": () => EpollLoop.open({ clock: systemClock, log: nullLogger }),
+  "sockets without FFI": () => new PortableLoop({ clock: systemClock, log: nullLogger }),
+};
+
+for (const [name, ip] of Object.keys(LOOPS).flatMap((name) => ["127.0.0.1", "::1"].map((ip) => [name, ip] as const))) {
+  streamContract(`${name} ${ip}`, () => {
+    const loop = LOOPS[name as keyof typeof LOOPS]();
     const accepted: { handler: StreamHandler; done: (stream: MeshStream) => void }[] = [];
     // Which accepted connection belongs to which dial is known only if pairs are made one after the other.
     let turnstile: Promise<unknown> = Promise.resolve();

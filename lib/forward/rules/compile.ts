@@ -11,6 +11,8 @@ import { shardsFor } from "./spread.ts";
 export interface AgentListeners {
   readonly tcp4?: IpPort;
   readonly tcp6?: IpPort;
+  /** {@link PlannedPort.id} → the listener of that port, where there is one for each instead of one for all. */
+  readonly tcp?: ReadonlyMap<string, IpPort>;
   /** {@link PlannedPort.id} → the datagram socket of that port. */
   readonly udp: ReadonlyMap<string, IpPort>;
 }
@@ -78,6 +80,7 @@ function portsToSpread(plan: Plan): number {
 
 function listenerOf(port: PlannedPort, listeners: AgentListeners): IpPort | undefined {
   if (port.protocol === "UDP") return listeners.udp.get(port.id);
+  if (listeners.tcp) return listeners.tcp.get(port.id);
   return port.family === 4 ? listeners.tcp4 : listeners.tcp6;
 }
 
