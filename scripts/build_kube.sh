@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the control plane that `deno task test:kube` runs against: kube-apiserver and kube-controller-manager from the
+# Builds what `deno task test:kube` runs against: kube-apiserver, kube-controller-manager and kube-proxy from the
 # Go module proxy, etcd from Debian's etcd-server package (unpacked, not installed). Everything lands in one cache
 # folder, printed at the end; a second run finds it there. Needs Go 1.26 or newer, apt, and 15 to 40 minutes of two cores.
 set -eu
@@ -27,7 +27,7 @@ if [ ! -x "$home/etcd" ]; then
   mv "$home/etcd.new" "$home/etcd"
 fi
 
-if [ ! -x "$home/kube-apiserver" ] || [ ! -x "$home/kube-controller-manager" ]; then
+if [ ! -x "$home/kube-apiserver" ] || [ ! -x "$home/kube-controller-manager" ] || [ ! -x "$home/kube-proxy" ]; then
   command -v go >/dev/null 2>&1 || fail "go was not found; try: install Go 1.26 or newer, or set EDGEMESH_KUBE_BIN"
   echo "building Kubernetes $version" >&2
   module=$work/module
@@ -45,7 +45,7 @@ if [ ! -x "$home/kube-apiserver" ] || [ ! -x "$home/kube-controller-manager" ]; 
     sed -n 's#^\t*\(k8s.io/[a-z-]*\) => ./staging/src/.*#replace \1 => \1 '"$library"'#p' "$gomod"
     sed -n 's#^replace \(k8s.io/[a-z-]*\) => ./staging/src/.*#replace \1 => \1 '"$library"'#p' "$gomod"
   } >go.mod
-  printf 'package kube\n\nimport (\n\t_ "k8s.io/kubernetes/cmd/kube-apiserver/app"\n\t_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"\n)\n' >kube.go
+  printf 'package kube\n\nimport (\n\t_ "k8s.io/kubernetes/cmd/kube-apiserver/app"\n\t_ "k8s.io/kubernetes/cmd/kube-controller-manager/app"\n\t_ "k8s.io/kubernetes/cmd/kube-proxy/app"\n)\n' >kube.go
   go mod tidy >/dev/null 2>"$work/tidy.log" || { tail -n 20 "$work/tidy.log" >&2; fail "the module graph could not be resolved"; }
   minor=${version#v1.}
   minor=${minor%%.*}
@@ -53,7 +53,7 @@ if [ ! -x "$home/kube-apiserver" ] || [ ! -x "$home/kube-controller-manager" ]; 
   for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
     stamp="$stamp -X $package.gitVersion=$version -X $package.gitMajor=1 -X $package.gitMinor=$minor"
   done
-  for name in kube-apiserver kube-controller-manager; do
+  for name in kube-apiserver kube-controller-manager kube-proxy; do
     [ -x "$home/$name" ] && continue
     CGO_ENABLED=0 nice go build -p "${EDGEMESH_BUILD_JOBS:-1}" -trimpath -ldflags "$stamp" -o "$home/$name.new" "k8s.io/kubernetes/cmd/$name"
     mv "$home/$name.new" "$home/$name"
