@@ -101,10 +101,13 @@ Start here:
   sockets(node.command("remove <name>"), "server").description("Revoke a decommissioned or stolen node")
     .action(async (name, flags) => done(await (await import("./node.ts")).nodeRemove(name, flags)));
 
-  program.command("demo").description("Run the whole mesh on this machine in network namespaces and show what it does")
+  program.command("demo [command...]").description(
+    "Run the whole mesh on this machine in network namespaces and show what it does",
+  )
     .option("--keep", "leave everything running for a look; remove it later with --clean")
+    .option("--enter <machine>", "a shell, or a command after --, on a machine of a demo that was kept")
     .option("--clean", "remove what an earlier demo left, also after a crash")
-    .action(async (flags) => done(await (await import("./demo/demo.ts")).demoCommand(flags)));
+    .action(async (command, flags) => done(await (await import("./demo/demo.ts")).demoCommand(command, flags)));
 
   program.command("cleanup").description("Remove rules, links and routes that an agent left on this host")
     .option("--state", "also remove the node's identity and snapshot: it must join again")

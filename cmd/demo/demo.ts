@@ -1,8 +1,9 @@
 /** `edgemesh demo`: the whole mesh on one machine, with the executable that is running. */
 import { systemClock } from "../../lib/clock.ts";
 import { describe, MeshError } from "../../lib/errors.ts";
-import { records, removeLab, sweep } from "../../lib/lab/registry.ts";
+import { records } from "../../lib/lab/registry.ts";
 import { print } from "../output.ts";
+import { cleanDemo, enterDemo, keepDemo } from "./keep.ts";
 import { offlineSteps } from "./offline_steps.ts";
 import { pathSteps } from "./path_steps.ts";
 import { difference, milliseconds, must, Report } from "./report.ts";
@@ -12,11 +13,22 @@ import { buildWorld, type World } from "./world.ts";
 export interface DemoFlags {
   readonly keep?: boolean;
   readonly clean?: boolean;
+  /** Name of a machine of the kept demo. */
+  readonly enter?: string;
 }
 
-/** 0 = everything was shown; 1 = something was not, and where the logs are. */
-export async function demoCommand(flags: DemoFlags): Promise<number> {
-  if (flags.clean) return await clean();
+/**
+ * 0 = everything was shown; 1 = something was not, and where the logs are. With `enter` it is the exit code of `command`,
+ * which runs on a machine of a kept demo.
+ */
+export async function demoCommand(command: readonly string[], flags: DemoFlags): Promise<number> {
+  if (flags.clean) return await cleanDemo();
+  if (flags.enter !== undefined) return await enterDemo(flags.enter, command, ownCommand()[0]!);
+  if (command.length > 0) {
+    throw new MeshError("CONFIG_INVALID", `A command needs a machine to run on: ${command.join(" ")}`, {
+      hint: `edgemesh demo --enter edge-1 -- ${command.join(" ")}`,
+    });
+  }
   const started = systemClock.now();
   const host = await hostState();
   print(
@@ -51,21 +63,12 @@ export async function demoCommand(flags: DemoFlags): Promise<number> {
   }
   report.summary();
   const time = milliseconds(systemClock.now() - started);
-  if (flags.keep) print(keepText(world));
+  if (flags.keep) print(await keepDemo(world));
   if (report.failed.length > 0 || logs !== undefined) {
     print(`\ndemo: failed: ${report.failed.join("; ") || "see above"}\nlogs: ${logs ?? world.topology.lab.dir}`);
     return 1;
   }
   print(`\ndemo: ok (${time})`);
-  return 0;
-}
-
-/** Removes whatever demos and labs left on this machine whose process is gone, and a kept demo. */
-async function clean(): Promise<number> {
-  await sweep();
-  const kept = await records();
-  for (const record of kept) await removeLab(record);
-  print(`demo: nothing is left of earlier runs`);
   return 0;
 }
 
@@ -103,12 +106,4 @@ async function keepLogs(world: World): Promise<string> {
     }
   }
   return to;
-}
-
-function keepText(world: World): string {
-  const ns = world.topology.pod("edge-1-pod-1").host.ns.netns;
-  return `\nEverything is still running. Look around:
-  ip netns exec ${ns} curl http://10.96.0.10/
-  ip netns list
-Remove it with: edgemesh demo --clean`;
 }

@@ -6,6 +6,7 @@ import { MeshError } from "../errors.ts";
 import { exec, execOk, type ExecOptions, type ExecResult } from "./exec.ts";
 import type { Namespace } from "./namespace.ts";
 import { HostProcess, type StartOptions } from "./process.ts";
+import { type LabRecord, netnsName, processesIn } from "./registry.ts";
 
 export interface HostOptions {
   /** Name the kernel reports as host name. Default: the namespace's name in the lab. */
@@ -104,6 +105,7 @@ export class Host {
       });
     }
     await child.stderr.cancel();
+    await Deno.writeTextFile(`${root}.holder`, String(child.pid));
     return new Host(ns, name, logDir, child.pid);
   }
 
@@ -112,8 +114,7 @@ export class Host {
    * process's own, so that relative paths of programs keep their meaning.
    */
   command(argv: readonly string[], options: { readonly cwd?: string } = {}): string[] {
-    const enter = ["nsenter", "-t", String(this.#holder), "-m", "-n", "-u", "--"];
-    return [...enter, "env", "-C", options.cwd ?? Deno.cwd(), ...argv];
+    return enter(this.#holder, argv, options.cwd);
   }
 
   /** Runs a program on the machine to its end, with a clean environment plus `env`. */
@@ -146,6 +147,34 @@ export class Host {
     const { cwd: _inside, ...rest } = options;
     return { ...rest, env: hostEnv(options.env), clearEnv: true };
   }
+}
+
+/**
+ * `argv` as it is started on a machine of a lab that another process built: what `Host.command` gives. Undefined where
+ * the lab has no machine of that name.
+ */
+export async function enterCommand(
+  lab: LabRecord,
+  machine: string,
+  argv: readonly string[],
+): Promise<string[] | undefined> {
+  const holder = Number(await Deno.readTextFile(`${lab.dir}/${machine}.root.holder`).catch(() => "0"));
+  return holder > 0 && (await processesIn([netnsName(lab.id, machine)])).includes(holder)
+    ? enter(holder, argv)
+    : undefined;
+}
+
+/** Names of a lab's machines, in order. */
+export async function machines(lab: LabRecord): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name } of Deno.readDir(lab.dir)) {
+    if (name.endsWith(".root.holder")) names.push(name.slice(0, -".root.holder".length));
+  }
+  return names.sort();
+}
+
+function enter(holder: number, argv: readonly string[], cwd = Deno.cwd()): string[] {
+  return ["nsenter", "-t", String(holder), "-m", "-n", "-u", "--", "env", "-C", cwd, ...argv];
 }
 
 function hostEnv(extra: Readonly<Record<string, string>> = {}): Record<string, string> {

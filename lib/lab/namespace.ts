@@ -4,7 +4,7 @@
  */
 import { MeshError } from "../errors.ts";
 import { exec, execOk, type ExecOptions, type ExecResult, until } from "./exec.ts";
-import { type LabRecord, netnsName, register, removeLab, sweep } from "./registry.ts";
+import { keep, type LabRecord, netnsName, register, removeLab, sweep } from "./registry.ts";
 import { requireTools } from "./tools.ts";
 
 /** One end of a veth pair. */
@@ -108,6 +108,11 @@ export class Lab implements AsyncDisposable {
   adopt(child: Deno.ChildProcess, release: () => Promise<unknown> = () => Promise.resolve()): void {
     const ended = child.status.then(release).catch(() => {}).finally(() => this.#children.delete(ended));
     this.#children.add(ended);
+  }
+
+  /** Leaves everything standing when this process ends; `removeLab` removes it. */
+  keep(): Promise<void> {
+    return keep(this.#record);
   }
 
   /** Kills everything in the lab and removes it. Calling it again does nothing. */

@@ -19,6 +19,8 @@ export interface LabRecord {
   readonly boot: string;
   /** Folder with logs and the files of programs. */
   readonly dir: string;
+  /** It was left standing on purpose: it stays until it is removed by name, or the machine reboots. */
+  readonly kept?: boolean;
 }
 
 /** /run empties itself at boot, with the namespaces. */
@@ -35,10 +37,13 @@ export function netnsName(id: string, name: string): string {
 /** Writes the record of a lab owned by this process. */
 export async function register(id: string, dir: string): Promise<LabRecord> {
   const record = { id, pid: Deno.pid, started: stat(Deno.pid)?.started ?? "", boot: await bootId(), dir };
-  await Deno.mkdir(REGISTRY_DIR, { recursive: true, mode: 0o755 });
-  await Deno.writeTextFile(`${REGISTRY_DIR}/${id}.tmp`, JSON.stringify(record));
-  await Deno.rename(`${REGISTRY_DIR}/${id}.tmp`, `${REGISTRY_DIR}/${id}.json`);
+  await write(record);
   return record;
+}
+
+/** Leaves a lab standing when its owner ends. */
+export async function keep(record: LabRecord): Promise<void> {
+  await write({ ...record, kept: true });
 }
 
 /** All records on this machine, also of runs that are alive. */
@@ -57,17 +62,18 @@ export async function records(): Promise<LabRecord[]> {
   return found;
 }
 
-/** Whether the process that owns a lab still runs. */
-export async function ownerAlive(record: LabRecord): Promise<boolean> {
+/** Whether a lab is to stay: its owner still runs, or left it standing since the last boot. */
+async function inUse(record: LabRecord): Promise<boolean> {
+  if (record.boot !== await bootId()) return false;
   const process = stat(record.pid);
-  return record.boot === await bootId() && process?.started === record.started && process.state !== "Z";
+  return record.kept === true || (process?.started === record.started && process.state !== "Z");
 }
 
-/** Removes everything of lab runs whose owner is gone. Live runs are not touched. Returns the ids that were removed. */
+/** Removes everything of lab runs whose owner is gone. Live and kept runs are not touched. Returns the ids that were removed. */
 export async function sweep(): Promise<string[]> {
   const swept: string[] = [];
   for (const record of await records()) {
-    if (await ownerAlive(record)) continue;
+    if (await inUse(record)) continue;
     await removeLab(record);
     swept.push(record.id);
   }
@@ -96,6 +102,12 @@ export async function processesIn(names: readonly string[]): Promise<number[]> {
     if (info?.ino) inodes.add(`net:[${info.ino}]`);
   }
   return inodes.size === 0 ? [] : processesInNetwork(inodes);
+}
+
+async function write(record: LabRecord): Promise<void> {
+  await Deno.mkdir(REGISTRY_DIR, { recursive: true, mode: 0o755 });
+  await Deno.writeTextFile(`${REGISTRY_DIR}/${record.id}.tmp`, JSON.stringify(record));
+  await Deno.rename(`${REGISTRY_DIR}/${record.id}.tmp`, `${REGISTRY_DIR}/${record.id}.json`);
 }
 
 async function killInside(names: readonly string[]): Promise<void> {

@@ -2,12 +2,12 @@ import assert from "node:assert/strict";
 import { startEcho, startNginx, startRedis } from "../../lib/lab/backends.ts";
 import { Capture } from "../../lib/lab/capture.ts";
 import { exec, until } from "../../lib/lab/exec.ts";
-import { Host } from "../../lib/lab/host.ts";
+import { enterCommand, Host, machines } from "../../lib/lab/host.ts";
 import { Internet } from "../../lib/lab/internet.ts";
 import { Lab } from "../../lib/lab/namespace.ts";
 import type { FakeTime } from "../../lib/lab/process.ts";
 import { stat } from "../../lib/lab/proc.ts";
-import { sweep } from "../../lib/lab/registry.ts";
+import { records, removeLab, sweep } from "../../lib/lab/registry.ts";
 import { requireTools } from "../../lib/lab/tools.ts";
 import { buildTopology, SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
 import { allowed } from "./fixture.ts";
@@ -301,6 +301,36 @@ labTest("sweep removes the lab of a killed owner and leaves living ones alone", 
   await assertGone(id, dir);
   assert.equal((await kept.exec(["true"])).code, 0);
   assert.deepEqual((await sweep()).includes(id), false, "nothing left to sweep");
+});
+
+labTest("a lab that was kept outlives its owner, is entered by name, and goes when it is removed", async () => {
+  await using lab = await Lab.open();
+  const host = await Host.create(await lab.namespace("machine"));
+  await lab.keep();
+  const record = (await records()).find((r) => r.id === lab.id)!;
+  assert.equal(record.kept, true);
+  assert.deepEqual(await machines(record), ["machine"]);
+  const argv = await enterCommand(record, "machine", ["cat", "/etc/hostname"]);
+  assert.equal((await exec(argv!)).stdout, "machine\n");
+  assert.equal((await host.exec(["hostname"])).stdout, "machine\n");
+  assert.equal(await enterCommand(record, "nobody", ["true"]), undefined);
+  await removeLab(record);
+  assert.equal(await enterCommand(record, "machine", ["true"]), undefined);
+  await assertGone(lab.id, lab.dir);
+});
+
+labTest("a kept lab is not swept once its owner is gone", async () => {
+  const [program, ...args] = fixture("lab_owner");
+  const owner = new Deno.Command(program!, { args: [...args, "keep"], stdout: "piped" }).spawn();
+  const reader = owner.stdout.getReader();
+  const { id } = JSON.parse(new TextDecoder().decode((await reader.read()).value)) as { id: string };
+  await reader.cancel();
+  owner.kill("SIGKILL");
+  await owner.status;
+  assert.equal((await sweep()).includes(id), false);
+  const record = (await records()).find((r) => r.id === id)!;
+  await removeLab(record);
+  await assertGone(id, record.dir);
 });
 
 labTest("the standard topology stands and goes; the times are printed", async () => {
