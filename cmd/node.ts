@@ -19,6 +19,7 @@ export interface ListedNode {
 
 export async function nodeList(flags: NodeFlags): Promise<number> {
   const nodes = await adminCall({ role: "server", runDir: flags.runDir }, "GET", "/v1/nodes") as ListedNode[];
+  nodes.sort((a, b) => a.node < b.node ? -1 : 1);
   await printDocument(
     nodes,
     flags.output,

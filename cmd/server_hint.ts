@@ -15,10 +15,14 @@ const HINTS: readonly (readonly [RegExp, string])[] = [
     "another machine runs with this node's name and key: stop it, remove its state directory, and join it under a name of its own",
   ],
   [
+    /was revoked/,
+    "if that was a mistake: edgemesh node reset NAME on the server host, then join it again with a new token",
+  ],
+  [
     /ENETUNREACH|EHOSTUNREACH|ENETDOWN|unreachable|No route/i,
     "this host has no route there: ip route; is the uplink there, with an address?",
   ],
-  [/ECONNREFUSED|refused/i, "nothing listens there: on the server host, systemctl status edgemesh-server"],
+  [/ECONNREFUSED|connection refused/i, "nothing listens there: on the server host, systemctl status edgemesh-server"],
   [
     /getaddrinfo|EAI_|lookup|resolve/i,
     "the name does not resolve: getent hosts NAME, and the nameservers in /etc/resolv.conf",

@@ -38,12 +38,20 @@ export async function statusCommand(flags: StatusFlags): Promise<number> {
 async function showStatus(flags: StatusFlags): Promise<number> {
   const status = await fetchStatus(flags);
   const view = flags.services && status.role === "agent"
-    ? { value: { apiVersion: STATUS_VERSION, services: status.services }, text: () => servicesText(status) }
+    ? {
+      value: { apiVersion: STATUS_VERSION, services: status.services },
+      text: () => part(servicesText(status), status),
+    }
     : flags.peers && status.role === "agent"
-    ? { value: { apiVersion: STATUS_VERSION, peers: status.peers }, text: () => peersText(status) }
+    ? { value: { apiVersion: STATUS_VERSION, peers: status.peers }, text: () => part(peersText(status), status) }
     : { value: status, text: () => status.role === "agent" ? agentText(status) : serverText(status) };
   await printDocument(view.value, flags.output, view.text);
   return status.ready && status.warnings.length === 0 ? 0 : 1;
+}
+
+/** One part of the picture, with what explains an exit code of 1. */
+function part(text: string, s: AgentStatus): string {
+  return [...s.ready ? [] : [readiness(s)], text, ...warningLines(s)].join("\n");
 }
 
 /** The document of the wanted role, or of whichever runs here (the agent first). */
@@ -66,7 +74,7 @@ export function agentText(s: AgentStatus): string {
   const out = [head(s, `node ${s.node}, ${s.mode} since ${s.modeSince}`)];
   const m = s.metadata;
   out.push(
-    `metadata  ${m.services} services, ${m.endpoints} endpoints, ${m.nodes} nodes from ${m.source || "nowhere yet"}` +
+    `services  ${m.services} with ${m.endpoints} endpoints, on ${m.nodes} nodes, from ${m.source || "nowhere yet"}` +
       (m.source ? `, ${m.follows.state === "synced" ? "current" : `${duration(m.ageSeconds)} old`}` : ""),
   );
   if (m.local) out.push(`          ${m.local.from} wins over it: ${m.local.detail ?? m.local.state}`);
@@ -125,11 +133,14 @@ export function serverText(s: ServerStatus): string {
 }
 
 function head(s: Status, who: string): string {
-  const ready = s.ready ? "ready" : `not ready: waiting for ${s.waitingFor.join(", ")}`;
   return `edgemesh ${s.version} (${s.form}), ${who}\n` +
-    `${ready}; up ${duration(s.uptimeSeconds)}, ${s.memory.privateMb.toFixed(1)} MB private, ${
+    `${readiness(s)}; up ${duration(s.uptimeSeconds)}, ${s.memory.privateMb.toFixed(1)} MB private, ${
       s.memory.rssMb.toFixed(1)
     } MB RSS`;
+}
+
+function readiness(s: Status): string {
+  return s.ready ? "ready" : `not ready: waiting for ${s.waitingFor.join(", ")}`;
 }
 
 function warningLines(s: Status): string[] {

@@ -9,6 +9,7 @@ import type { World } from "./world.ts";
 /** Starts the agents that the last step stopped, and leaves everything standing; returns what to say about it. */
 export async function keepDemo(world: World): Promise<string> {
   await Promise.all(world.topology.nodes.map((node) => world.mesh.startAgent(node)));
+  await world.topology.internet.stay();
   await world.topology.lab.keep();
   return `
 Everything is running and stays. Look around, for example:

@@ -259,6 +259,13 @@ Deno.test("forwarder: an endpoint that has moved is looked for again when news o
   assert.equal(gone.closed, "NO_SERVICE");
 });
 
+Deno.test("forwarder: status lists Services by name, whatever the order they came in", async () => {
+  await using bench = new Bench();
+  const names = ["b/web", "a/web", "a/db", "c/api"];
+  await bench.serve({ services: names.map((name, i) => service(name, { clusterIPs: [`10.96.0.${i + 1}`] })) });
+  assert.deepEqual(bench.forwarder.status().services.map((s) => s.service), [...names].sort());
+});
+
 Deno.test("forwarder: a silent endpoint costs one deadline, all of them two", async () => {
   await using bench = new Bench();
   await bench.serve(web([away(3), away(4), away(5), away(6)]));

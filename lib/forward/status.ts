@@ -58,7 +58,7 @@ export function forwardStatus(input: StatusInput): ForwardStatus {
   const { plan, counters } = input;
   const services: ServiceStatus[] = [];
   const notes: string[] = [];
-  for (const service of plan.services.values()) {
+  for (const service of [...plan.services.values()].sort(by((s) => s.key))) {
     for (const port of service.ports) services.push(portStatus(service.key, port));
     for (const note of service.notes) notes.push(`${service.key}: ${note}`);
   }
@@ -94,7 +94,12 @@ function leftAlone({ meta, plan }: StatusInput): LeftAlone[] {
     if (!reason) continue;
     out.push({ service: serviceKey(service.namespace, service.name), reason, why: filterText(reason) });
   }
-  return out;
+  return out.sort(by((s) => s.service));
+}
+
+/** Orders by a name, so that two looks at the same thing can be compared. */
+function by<T>(name: (item: T) => string): (a: T, b: T) => number {
+  return (a, b) => name(a) < name(b) ? -1 : name(a) > name(b) ? 1 : 0;
 }
 
 /** One sentence for a slot's way. */

@@ -5,7 +5,7 @@
  *
  * Protocol with the lab: one JSON line on stdout when the device is attached; then each line on stdin is a
  * {@link LinkShape} to use from now on, answered by the counters so far. End of stdin ends the process, so it cannot
- * outlive the lab that started it.
+ * outlive the lab that started it, unless the last line was {@link STAY}.
  */
 import type { Clock } from "../clock.ts";
 import { systemClock } from "../clock.ts";
@@ -36,6 +36,10 @@ const EARLY_MS = 0.15;
 /** 16 MiB hold 3.3 Gbit/s for 40 ms. */
 const DEFAULT_QUEUE_MIB = 16;
 const STDIN_FD = 0;
+/** poll(2) passes over it. */
+const NO_FD = -1;
+/** The line after which nothing is read and the box stays until its device is gone: its lab is kept. */
+export const STAY = "stay";
 
 interface BoxOptions extends LinkShape {
   readonly tun: string;
@@ -74,6 +78,7 @@ class DelayBox {
   readonly #spill = Memory.allocate(MAX_TUN_READ);
   readonly #decoder = new TextDecoder();
   #input = "";
+  #stays = false;
   #packets = 0;
   #bytes = 0;
   #lost = 0;
@@ -93,7 +98,7 @@ class DelayBox {
     this.#report();
     for (;;) {
       const timeout = this.#ring.count === 0 ? -1 : Math.max(0, this.#ring.due - EARLY_MS - this.#clock.now());
-      const wake = this.#tun.wait(timeout, STDIN_FD);
+      const wake = this.#tun.wait(timeout, this.#stays ? NO_FD : STDIN_FD);
       if (wake.gone) return;
       if (wake.other && !this.#readCommands()) return;
       if (wake.packets) this.#takeIn();
@@ -137,6 +142,10 @@ class DelayBox {
     const lines = this.#input.split("\n");
     this.#input = lines.pop()!;
     for (const line of lines) {
+      if (line === STAY) {
+        this.#stays = true;
+        return true;
+      }
       this.#line.shape = checkShape(JSON.parse(line) as LinkShape);
       this.#applyOffload();
       this.#report();

@@ -4,7 +4,7 @@
  */
 import { parseIp } from "../addr.ts";
 import { MeshError } from "../errors.ts";
-import type { DelayStats } from "./delay_box.ts";
+import { type DelayStats, STAY } from "./delay_box.ts";
 import type { LinkShape } from "./delay_line.ts";
 import { Meter } from "./meter.ts";
 import type { Lab, Namespace } from "./namespace.ts";
@@ -88,6 +88,11 @@ export class Internet {
   /** Resolves when traffic flows; legs may be attached before. Throws MeshError KERNEL when the box did not start. */
   get ready(): Promise<unknown> {
     return this.#box ?? Promise.resolve();
+  }
+
+  /** Lets the delay go on without this process, for a lab that is kept; its shape cannot be changed any more. */
+  async stay(): Promise<void> {
+    await (await this.#box)?.stay();
   }
 
   /** Builds the namespace and begins to start the delay box. */
@@ -312,6 +317,10 @@ class DelayBoxProcess {
     }
     await child.stderr.cancel();
     return box;
+  }
+
+  async stay(): Promise<void> {
+    await this.#input.write(new TextEncoder().encode(STAY + "\n"));
   }
 
   async shape(shape: LinkShape): Promise<DelayStats> {

@@ -182,8 +182,7 @@ metadata:
   labels: { kubernetes.io/service-name: ${name} }
 addressType: IPv4
 ports: [{ name: main, port: ${targetPort}, protocol: ${protocol} }]
-endpoints:
-${items.length === 0 ? "[]" : items.join("\n")}
+endpoints:${items.length === 0 ? " []" : "\n" + items.join("\n")}
 `;
 }
 

@@ -1,4 +1,4 @@
-/** One control connection of an agent from its opening to its end: pings, metadata, renewals, channels. */
+/** One control connection of an agent from its opening to its end: heartbeat, metadata, renewals, channels. */
 import type { CancelTimer } from "../../clock.ts";
 import { MeshError, type ReasonCode } from "../../errors.ts";
 import { ChannelTable } from "../legs/channel_table.ts";
@@ -6,27 +6,13 @@ import { isChannelFrame } from "../relay/frames.ts";
 import type { ControlClientOptions } from "./client.ts";
 import { ClockOffset } from "./clock_offset.ts";
 import type { ControlConnection } from "./connect.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import { CONTROL_VERSION, type ControlMessage, decodeControl, encodeControl, type Welcome } from "./message.ts";
 import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
 import { ControlSocket } from "./socket.ts";
 
 /** From the first packet to WELCOME. */
 export const CONNECT_MS = 10_000;
-/** Between pings while all is well: below the 60 s that common proxies and load balancers allow. */
-const PING_MS = 15_000;
-/** An answer that takes longer counts as missed, and the next ping follows at this pace. */
-const PONG_MS = 5_000;
-/**
- * The same while there is doubt, because the network has changed or a peer fell silent: so many round trips, between
- * these bounds. A router that forgot its mappings must not keep a stream waiting; a pause of TCP after a loss is shorter.
- */
-const PROBE_RTTS = 5;
-const PROBE_MIN_MS = 250;
-const PROBE_MAX_MS = 500;
-/** Missed answers, with nothing else heard, after which the connection is dead: 30 s after the last sign of life at most. */
-const MISSED = 3;
-/** The same while there is doubt: something else has fallen silent already. */
-const MISSED_IN_DOUBT = 2;
 /** A renewal that takes longer is given up; the next one is tried by whoever asked. */
 const RENEW_MS = 10_000;
 
@@ -48,10 +34,8 @@ export class ControlLink {
   readonly #renewals = new Map<number, { resolve(answer: string): void; reject(error: MeshError): void }>();
   #lastRenewal = 0;
   #cancel: CancelTimer;
+  readonly #heartbeat: Heartbeat;
   #welcomed = false;
-  #missed = 0;
-  #heard = false;
-  #urgent = false;
   #goAway: MeshError | undefined;
   #metaFirst = false;
   #over = false;
@@ -71,6 +55,12 @@ export class ControlLink {
       send: (frame) => this.#socket.send(frame),
       onChannel: (leg) => options.onChannel(leg),
       now: () => clock.now(),
+    });
+    this.#heartbeat = new Heartbeat({
+      clock,
+      rttMs: () => this.offset.rttMs,
+      ping: () => this.#ping(),
+      onDead: (missed) => this.#fail(new MeshError("TIMEOUT", `The server was silent for ${missed} pings`)),
     });
     const { node, version, boot, features = [] } = options;
     this.#tell({ type: "hello", protocol: CONTROL_VERSION, node, version, boot, features });
@@ -123,10 +113,7 @@ export class ControlLink {
 
   /** There is doubt: finds out soon whether the connection lives. */
   probe(): void {
-    if (this.#over || !this.#welcomed || this.#urgent) return;
-    this.#cancel();
-    this.#urgent = this.#heard = true;
-    this.#beat();
+    this.#heartbeat.doubt();
   }
 
   /** Ends it; `tell`: also the server. */
@@ -139,6 +126,7 @@ export class ControlLink {
     if (this.#over) return;
     this.#over = true;
     this.#cancel();
+    this.#heartbeat.stop();
     if (error.code === "TIMEOUT" || !tell) this.#socket.terminate();
     else this.#socket.close(error.code);
     this.channels.close("SERVER_UNREACHABLE");
@@ -150,7 +138,7 @@ export class ControlLink {
 
   #received(bytes: Uint8Array): void {
     if (this.#over) return;
-    this.#heard = true;
+    this.#heartbeat.heard();
     try {
       if (!isChannelFrame(bytes)) this.#message(decodeControl(bytes));
       else if (this.#welcomed) this.channels.receive(bytes);
@@ -189,35 +177,15 @@ export class ControlLink {
     }
     this.#welcomed = true;
     this.#cancel();
-    this.#cancel = this.#options.clock.timer(PING_MS, () => this.#beat());
+    this.#heartbeat.start();
     this.#events.onWelcome(m);
   }
 
   #pong(stamp: number, time: number): void {
     const { clock } = this.#options;
-    this.#missed = 0;
     if (this.offset.sample({ sentAt: stamp, now: clock.now(), wall: clock.wall(), server: time })) {
       this.#options.onTime(time, stamp);
     }
-  }
-
-  #beat(): void {
-    if (this.#heard) this.#missed = 0;
-    else if (++this.#missed >= (this.#urgent ? MISSED_IN_DOUBT : MISSED)) {
-      return this.#fail(new MeshError("TIMEOUT", `The server was silent for ${this.#missed} pings`));
-    }
-    this.#heard = false;
-    this.#ping();
-    const { clock } = this.#options;
-    this.#cancel = clock.timer(this.#urgent ? this.#probeMs : PONG_MS, () => {
-      if (!this.#heard) return this.#beat();
-      this.#urgent = false;
-      this.#cancel = clock.timer(PING_MS - PONG_MS, () => this.#beat());
-    });
-  }
-
-  get #probeMs(): number {
-    return Math.min(PROBE_MAX_MS, Math.max(PROBE_MIN_MS, PROBE_RTTS * (this.offset.rttMs ?? PROBE_MAX_MS)));
   }
 
   #ping(): void {

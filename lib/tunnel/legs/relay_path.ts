@@ -12,6 +12,12 @@ import type { PathAgent, PathAttempt, PathSink } from "./path_agent.ts";
 /** Channels from others whose handshake is not finished: more than that at once is an attack, or a restart to be paced. */
 const MAX_ACCEPTING = 64;
 
+/**
+ * A peer that has not answered a call after so long puts the connection to the server in doubt, too: it may have died
+ * without a word. A round trip through the relay is shorter but for satellites, and asking costs one ping.
+ */
+const DOUBT_MS = 1000;
+
 /** Reasons another server would only repeat: the peer was reached, and it is not the one that was meant. */
 const FINAL: ReadonlySet<ReasonCode> = new Set<ReasonCode>([
   "CERT_UNTRUSTED",
@@ -147,8 +153,9 @@ class Attempt implements PathAttempt {
     const leg = server.openChannel(this.peer);
     if (!leg) return this.start();
     this.#leg = leg;
+    const answered = this.#options.clock.timer(DOUBT_MS, () => server.probe());
     try {
-      const carrier = await this.#options.engine.connect(leg, { peer: this.peer, path: "relay" });
+      const carrier = await this.#options.engine.connect(leg, { peer: this.peer, path: "relay" }).finally(answered);
       if (this.#over) return carrier.close("SHUTDOWN");
       this.#end();
       leg.onBusy = () => this.#options.onBusy?.(this.peer);
