@@ -39,7 +39,7 @@ import { agentPaths, pathSockets } from "./agent_paths.ts";
 import { type AgentSockets, applySocketChoice, openSockets } from "./agent_sockets.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
-import { makeTunnel, type TunnelHandle } from "./agent_tunnel.ts";
+import { makeTunnel, serversOf, type TunnelHandle } from "./agent_tunnel.ts";
 import {
   type DaemonFlags,
   openLog,
@@ -127,7 +127,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const readiness = new Readiness();
   await using stack = new AsyncDisposableStack();
 
-  const servers = config.server.length > 0 ? config.server : identity.state.mesh.servers;
+  let servers = serversOf(config, identity);
   await identity.retainRevocations(servers);
   const sockets = openSockets(config, log);
   const { loop, epoll } = sockets;
@@ -212,6 +212,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       legs: epoll && pathSockets({ loop: epoll, fast }),
       config,
       identity,
+      servers,
       log,
       source,
       follows: () => live.metadata.enabled && !isNamed(config),
@@ -296,6 +297,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     async reconfigure(next) {
       const before = live;
       live = next;
+      await useServers();
       guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
       if (live.metadata.enabled !== before.metadata.enabled) await switchMetadata();
       if (live.tunnel.enabled !== before.tunnel.enabled) await switchTunnel();
@@ -343,7 +345,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const tried = clock.timer(FIRST_CONNECTION_MS, serverTried);
     const unwatch = identity.watch(
       (body) => tunnel.tunnel.servers.renew(body),
-      () => log.debug("carriers use the new certificate"),
+      () => void useServers(),
     );
     endTunnel = () => {
       tried();
@@ -357,6 +359,11 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   if (config.dns.enabled) dns = await startDns();
 
   // Each module goes and comes without the others: what they share (link, loop, snapshot) stays.
+  async function useServers(): Promise<void> {
+    servers = serversOf(live, identity);
+    await identity.retainRevocations(servers);
+    tunnel.use(servers);
+  }
   async function switchMetadata(): Promise<void> {
     if (live.metadata.enabled) explicit ??= await startNamed();
     else {

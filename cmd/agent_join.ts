@@ -88,7 +88,8 @@ async function explained<T>(work: Promise<T>): Promise<T> {
   }
 }
 
-async function readToken(file: string): Promise<string> {
+/** A join token from a file, or from stdin for `-`. Throws CONFIG_INVALID, TOKEN_INVALID. */
+export async function readToken(file: string): Promise<string> {
   try {
     if (file !== "-") return (await readReferenced(file)).trim();
     const parts: Uint8Array[] = [];

@@ -9,6 +9,7 @@ import type { MetaLink, ServerSource } from "../lib/meta/source_server.ts";
 import { type AgentPathsOptions, AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import type { FastParts } from "../lib/tunnel/carriers/engines.ts";
 import type { PathSockets } from "../lib/tunnel/path/legs.ts";
+import { MAX_SERVERS } from "../lib/tunnel/control/servers.ts";
 import type { ControlClient } from "../lib/tunnel/control/client.ts";
 import type { SessionEvents } from "../lib/tunnel/session_types.ts";
 import { VERSION } from "../lib/version.ts";
@@ -17,6 +18,8 @@ import { bootId } from "./daemon.ts";
 export interface TunnelParts {
   readonly config: AgentConfig;
   readonly identity: AgentIdentity;
+  /** Addresses of the servers at the start; see {@link TunnelHandle.use}. */
+  readonly servers: readonly string[];
   readonly log: Logger;
   /** Takes the server's metadata. */
   readonly source: ServerSource;
@@ -39,8 +42,15 @@ export interface TunnelHandle {
   readonly tunnel: AgentTunnel;
   /** Follows a server's metadata, or none any more, as {@link TunnelParts.follows} says now. */
   follow(): void;
+  /** Connects to these servers from now on, and to no other. */
+  use(servers: readonly string[]): void;
   /** Ends the tunnel for good. */
   close(): Promise<void>;
+}
+
+/** Servers to be connected to: those configured, else those that the last grant named, as many as there may be. */
+export function serversOf(config: AgentConfig, identity: AgentIdentity): readonly string[] {
+  return (config.server.length > 0 ? config.server : identity.state.mesh.servers).slice(0, MAX_SERVERS);
 }
 
 /** Makes the tunnel of this agent; it connects when it is started. */
@@ -70,7 +80,7 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
   };
 
   const tunnel: AgentTunnel = new AgentTunnel({
-    urls: config.server.length > 0 ? config.server : identity.state.mesh.servers,
+    urls: parts.servers,
     clock: systemClock,
     log,
     credentials: () => {
@@ -117,6 +127,7 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
   return {
     tunnel,
     follow,
+    use: (servers) => tunnel.servers.use(servers),
     async close() {
       for (const link of links.values()) source.detach(link);
       links.clear();

@@ -10,6 +10,7 @@ import { NotRunningError } from "./admin_client.ts";
 import { daemon, outputs, sockets } from "./options.ts";
 import { printError } from "./output.ts";
 import { addOperatingCommands } from "./program_operate.ts";
+import { addServerCommands } from "./program_server.ts";
 
 export const EXIT = { ok: 0, failed: 1, usage: 2, notRunning: 3 } as const;
 
@@ -34,6 +35,8 @@ export function buildProgram(done: (code: number) => void): Command {
     .description("Service mesh for edge nodes behind NATs: one agent per node, one server in the cloud.")
     .configureHelp({ sortSubcommands: false, showGlobalOptions: false })
     .exitOverride()
+    // What follows a command's name is that command's: `server join --name` is not `server --name`.
+    .enablePositionalOptions()
     .showHelpAfterError("(run with --help for usage)")
     .showSuggestionAfterError(true)
     .addHelpText(
@@ -57,12 +60,7 @@ Start here:
     .option("--ca-pin <pin>", "sha256:… of the server's authority, from the join command")
     .action(async (flags) => done(await (await import("./agent.ts")).agentCommand(flags)));
 
-  daemon(program.command("server"), "server")
-    .description("Run the server: authority, rendezvous, relay, metadata")
-    .option("--name <name>", "name of this server in its certificate")
-    .option("--listen <address:port>", "control connections and relay (default 0.0.0.0:443)")
-    .option("--url <url>", "address that agents use, printed in join commands")
-    .action(async (flags) => done(await (await import("./server.ts")).serverCommand(flags)));
+  addServerCommands(program, done);
 
   outputs(sockets(program.command("status"))).description("Show what the agent or server on this host does and why")
     .option("--services", "only Services: each endpoint, its way and the reason")
@@ -83,6 +81,7 @@ Start here:
   const token = program.command("token").description("Join tokens, on the server host");
   outputs(sockets(token.command("create"), "server")).description("Create a token and print the join command")
     .option("--node <name>", "only this node may use it")
+    .option("--server <name>", "for a server of this name, which gets the authority's key with it")
     .option("--ttl <duration>", "how long it is good for, like 30m, 1h, 7d", "1h")
     .option("--uses <count>", "how many nodes may join with it", "1")
     .action(async (flags) => done(await (await import("./token.ts")).tokenCreate(flags)));

@@ -11,6 +11,7 @@ import { type DaemonFlags, readConfig } from "./daemon.ts";
 export const LIVE: Readonly<Record<Role, ReadonlySet<string>>> = {
   agent: new Set([
     "log.level",
+    "server",
     "metadata.enabled",
     "dns.enabled",
     "dns.upstreams",

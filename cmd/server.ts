@@ -7,6 +7,8 @@ import { systemClock } from "../lib/clock.ts";
 import type { ServerConfig } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
 import { IdentityServer } from "../lib/identity/server.ts";
+import { MAX_REQUEST_BYTES } from "../lib/identity/messages.ts";
+import { MAX_SERVER_BYTES, SERVER_JOIN_PATH, SERVER_SYNC_PATH } from "../lib/identity/server_messages.ts";
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
@@ -89,7 +91,9 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     clock,
     log: log.child("identity"),
     name: config.name,
+    url,
     trustDomain: config.trustDomain,
+    onRevocations: () => publishRevocations(identity, control),
     mesh: { serviceCidrs: config.serviceCIDRs.map((c) => cidrText(parseCidr(c)!)), zone: config.zone, servers: [url] },
     lifetimeMs: config.certificateHours * 3_600_000,
   });
@@ -112,6 +116,19 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
       verifyPeer({ chainDer, expected: { role: "node" }, trust: identity.trust, now: identity.now() }),
     admit: (peer) => identity.admit(peer),
     join: (body, source) => identity.handleJoin(body, source),
+    posts: new Map([
+      [SERVER_JOIN_PATH, {
+        maxBytes: MAX_REQUEST_BYTES,
+        admit: () => (body: string, source: string) => identity.handleServerJoin(body, source),
+      }],
+      [SERVER_SYNC_PATH, {
+        maxBytes: MAX_SERVER_BYTES,
+        admit(chain: readonly Uint8Array[]) {
+          const member = identity.group.admit(chain);
+          return (body: string) => identity.handleServerSync(body, member);
+        },
+      }],
+    ]),
     renew: async (peer, body) => (await identity.handleRenew(body, peer)).body,
     revocations: () => identity.revocationList,
     isKnown: (node) => identity.enrolments.get(node) !== undefined,
@@ -185,6 +202,11 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   stack.defer(startWatchdog());
   stack.defer(keepMemoryLow(clock));
   return ownedBy(running, stack, log);
+}
+
+/** Tells every agent who is revoked, and cuts connections of whoever is on the list now. */
+export function publishRevocations(identity: IdentityServer, control: ControlServer<VerifiedPeer>): void {
+  control.pushRevocations((peer) => identity.trust.revocations.find({ ...peer, serial: "" }) !== undefined);
 }
 
 /** Records channel frames for whoever wants to look at what a relay sees. */

@@ -3,14 +3,12 @@ import type { AdminRoute } from "../lib/admin.ts";
 import { MeshError } from "../lib/errors.ts";
 import type { RevocationList } from "../lib/identity/revocation.ts";
 import type { ListedNode } from "./node.ts";
-import type { RunningServer } from "./server.ts";
+import { publishRevocations, type RunningServer } from "./server.ts";
 
 export function nodeRoutes(server: RunningServer): AdminRoute[] {
   const { identity, control } = server;
-  /** Tells every agent, and cuts connections of whoever is on the list now. */
   const publish = (list: RevocationList | undefined) => {
-    if (!list) return;
-    control.pushRevocations((peer) => identity.trust.revocations.find({ ...peer, serial: "" }) !== undefined);
+    if (list) publishRevocations(identity, control);
   };
   const known = (name: string) => {
     if (identity.enrolments.get(name)) return;

@@ -12,7 +12,9 @@ import { buildInfo, VERSION } from "../lib/version.ts";
 import { commonRoutes } from "./common_routes.ts";
 import { sourceView } from "./meta_sources.ts";
 import type { RunningServer } from "./server.ts";
+import { listedServers, memberRoutes } from "./server_members.ts";
 import { nodeRoutes } from "./server_nodes.ts";
+import { serverWarnings } from "./server_warnings.ts";
 import type { CreatedToken, ListedToken } from "./token.ts";
 
 export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
@@ -20,6 +22,7 @@ export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLeve
   return [
     ...commonRoutes(server.readiness, setLogLevel),
     ...nodeRoutes(server),
+    ...memberRoutes(server),
     { method: "GET", path: "/v1/status", changes: false, handle: () => serverStatus(server) },
     {
       method: "GET",
@@ -28,6 +31,7 @@ export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLeve
       handle: () =>
         identity.tokens.list().map((t): ListedToken => ({
           id: t.id,
+          role: t.role,
           ...(t.node === undefined ? {} : { node: t.node }),
           usesLeft: Math.max(0, t.maxUses - t.uses.length),
           expiresInSeconds: Math.floor((t.expiresAt - identity.now().ms) / 1000),
@@ -49,7 +53,8 @@ export function serverRoutes(server: RunningServer, setLogLevel: (level: LogLeve
 }
 
 async function createToken(server: RunningServer, body: unknown): Promise<CreatedToken> {
-  const { ttlSeconds, uses, node } = (body ?? {}) as { ttlSeconds?: unknown; uses?: unknown; node?: unknown };
+  const { ttlSeconds, uses, node, role = "node" } = (body ?? {}) as Readonly<Record<string, unknown>>;
+  if (role !== "node" && role !== "server") throw new MeshError("PROTOCOL", "A token is for a node or a server");
   if (typeof ttlSeconds !== "number" || typeof uses !== "number" || (node !== undefined && typeof node !== "string")) {
     throw new MeshError("PROTOCOL", "A token needs ttlSeconds and uses as numbers");
   }
@@ -57,11 +62,13 @@ async function createToken(server: RunningServer, body: unknown): Promise<Create
     now: server.identity.now().ms,
     ttlMs: ttlSeconds * 1000,
     maxUses: uses,
+    role,
     ...(node === undefined ? {} : { node }),
   });
   return {
     id: record.id,
     token: text,
+    role,
     ...(record.node === undefined ? {} : { node: record.node }),
     uses: record.maxUses,
     expiresAt: new Date(record.expiresAt).toISOString(),
@@ -93,22 +100,12 @@ function serverStatus(server: RunningServer): ServerStatus {
     ready: readiness.ready,
     waitingFor: readiness.waitingFor,
     memory: memoryUse(),
-    warnings: sources.length === 0
-      ? [{
-        code: "NOT_SYNCED",
-        text: "no source of metadata is configured: agents will know no Services",
-        hint: "--manifests DIR",
-      }]
-      : problems.length > 0
-      ? [{
-        code: "CONFIG_INVALID",
-        text: `${problems.length} problem${problems.length === 1 ? "" : "s"} in the metadata (listed above)`,
-      }]
-      : [],
+    warnings: serverWarnings(server, problems.length),
     name: server.config.name,
     url: server.url,
     pin: server.pin,
     trustDomain: server.config.trustDomain,
+    servers: listedServers(server),
     agents: stats.agents.map((a) => {
       const line = lines.get(a.node);
       return {

@@ -1,7 +1,15 @@
 /** The state directory of a role: 0700, files 0600, one process at a time. */
 import { MeshError } from "../lib/errors.ts";
 import type { StateFiles } from "../lib/identity/state_files.ts";
-import { appendFile, makePrivateDir, readIfThere, removeFile, writeAtomic } from "../lib/linux/files.ts";
+import {
+  appendFile,
+  fileSize,
+  makePrivateDir,
+  readIfThere,
+  readRange,
+  removeFile,
+  writeAtomic,
+} from "../lib/linux/files.ts";
 import { lockFile } from "../lib/linux/lock.ts";
 
 export interface StateDir extends AsyncDisposable {
@@ -25,6 +33,8 @@ export async function openStateDir(path: string, role: "agent" | "server"): Prom
       read: (name) => readIfThere(at(name)),
       writeAtomic: (name, text) => writeAtomic(at(name), text),
       append: (name, text) => appendFile(at(name), text),
+      size: (name) => fileSize(at(name)),
+      readRange: (name, from, max) => readRange(at(name), from, max),
       remove: (name) => removeFile(at(name)),
     },
     [Symbol.asyncDispose]() {

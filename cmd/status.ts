@@ -1,4 +1,5 @@
 /** `edgemesh status`: renders the status document of the agent or server on this host. */
+import { inStep } from "./servers.ts";
 import { type AgentStatus, type ServerStatus, type Status, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall, NotRunningError } from "./admin_client.ts";
 import { pause } from "../lib/clock.ts";
@@ -122,6 +123,9 @@ export function serverText(s: ServerStatus): string {
     `metadata  ${s.metadata.services} services from ${s.metadata.source || "nowhere"}, version ${s.metadata.number}`,
   );
   for (const problem of s.metadata.problems) out.push(`problem: ${problem}`);
+  for (const other of s.servers) {
+    if (!other.self) out.push(`server    ${other.name} ${other.url}, in step ${inStep(other)}`);
+  }
   out.push("");
   out.push(
     s.agents.length === 0 ? "no agents connected: `edgemesh token create` prints the join command" : table([

@@ -12,6 +12,7 @@ interface TokenFlags {
 export interface CreatedToken {
   readonly id: string;
   readonly token: string;
+  readonly role: "node" | "server";
   readonly node?: string;
   readonly uses: number;
   readonly expiresAt: string;
@@ -21,17 +22,30 @@ export interface CreatedToken {
 
 export interface ListedToken {
   readonly id: string;
+  readonly role: "node" | "server";
   readonly node?: string;
   readonly usesLeft: number;
   readonly expiresInSeconds: number;
 }
 
-export async function tokenCreate(flags: TokenFlags & { node?: string; ttl: string; uses: string }): Promise<number> {
+export interface TokenCreateFlags extends TokenFlags {
+  readonly node?: string;
+  readonly server?: string;
+  readonly ttl: string;
+  readonly uses: string;
+}
+
+export async function tokenCreate(flags: TokenCreateFlags): Promise<number> {
   const uses = Number(flags.uses);
   if (!Number.isInteger(uses) || uses < 1 || uses > 10000) {
     throw new MeshError("CONFIG_INVALID", `--uses must be a whole number from 1 to 10000, not ${flags.uses}`);
   }
-  const body = { ttlSeconds: parseDuration(flags.ttl), uses, ...(flags.node ? { node: flags.node } : {}) };
+  if (flags.server !== undefined && (flags.node !== undefined || uses !== 1)) {
+    throw new MeshError("CONFIG_INVALID", "A token for a server is for one server, once: --node and --uses do not fit");
+  }
+  const name = flags.server ?? flags.node;
+  const role = flags.server === undefined ? "node" : "server";
+  const body = { ttlSeconds: parseDuration(flags.ttl), uses, role, ...(name ? { node: name } : {}) };
   const created = await adminCall({ role: "server", runDir: flags.runDir }, "POST", "/v1/tokens", body) as CreatedToken;
   await printDocument(created, flags.output, () => joinCommand(created));
   return 0;
@@ -44,7 +58,7 @@ export async function tokenList(flags: TokenFlags): Promise<number> {
       ["ID", "NODE", "USES LEFT", "EXPIRES IN"],
       ...tokens.map((t) => [
         t.id,
-        t.node ?? "any",
+        t.role === "server" ? `server ${t.node ?? "any"}` : t.node ?? "any",
         String(t.usesLeft),
         t.expiresInSeconds > 0 ? duration(t.expiresInSeconds) : "expired",
       ]),
@@ -58,8 +72,13 @@ export async function tokenRevoke(id: string, flags: { runDir: string }): Promis
   return 0;
 }
 
-/** The line to paste on the edge host. The token travels by stdin: it appears in no process list. */
+/** The line to paste on the edge host, or on the new server's. The token travels by stdin: it appears in no process list. */
 export function joinCommand(t: CreatedToken): string {
+  if (t.role === "server") {
+    return `# good once, until ${t.expiresAt}; on the new server's host, as root, with its own address:\n` +
+      `echo ${t.token} | edgemesh server join --name ${t.node} --url wss://HOST --server ${t.url} --ca-pin ${t.pin} ` +
+      "--token-file -";
+  }
   const name = t.node ?? "$(hostname -s)";
   return `# good for ${
     t.uses === 1 ? "one node" : `${t.uses} nodes`

@@ -147,6 +147,16 @@ export interface ServerStatus extends CommonStatus {
   readonly url: string;
   readonly pin: string;
   readonly trustDomain: string;
+  /** The servers of the mesh, this one first. */
+  readonly servers: readonly {
+    readonly name: string;
+    readonly url: string;
+    readonly self: boolean;
+    /** Since both knew the same; absent before the first time, and for this one. */
+    readonly syncedSecondsAgo?: number;
+    /** Why the last exchange failed; absent when it did not. */
+    readonly error?: string;
+  }[];
   readonly agents: readonly {
     readonly node: string;
     readonly address: string;

@@ -292,6 +292,7 @@ Deno.test("check: server", () => {
     url: "wss://mesh",
     pin: "sha256:0",
     trustDomain: "edgemesh",
+    servers: [],
     agents: [],
     metadata: { source: "", number: 0, services: 0, problems: ["a.yaml:3: no port"] },
   };

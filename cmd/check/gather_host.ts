@@ -8,7 +8,7 @@ import { NetlinkRules } from "../../lib/forward/rules/netlink.ts";
 import { loadAgentState, type LoadedAgentState } from "../../lib/identity/agent_state.ts";
 import type { StateFiles } from "../../lib/identity/state_files.ts";
 import { ffiProblem } from "../../lib/linux/ffi.ts";
-import { readIfThere } from "../../lib/linux/files.ts";
+import { fileSize, readIfThere, readRange } from "../../lib/linux/files.ts";
 import { nftRunner } from "../../lib/linux/nft_exec.ts";
 import { missingCapabilities, raiseFileLimit, readSysctl } from "../../lib/linux/privileges.ts";
 import { BUILD_TIME_MS } from "../../lib/version.ts";
@@ -79,7 +79,14 @@ export async function identityOf(
 /** A state directory that is looked at and left as it is. */
 function readOnly(dir: string): StateFiles {
   const refuse = () => Promise.reject(new MeshError("NOT_ALLOWED", `${dir} is only read here`));
-  return { read: (name) => readIfThere(`${dir}/${name}`), writeAtomic: refuse, append: refuse, remove: refuse };
+  return {
+    read: (name) => readIfThere(`${dir}/${name}`),
+    size: (name) => fileSize(`${dir}/${name}`),
+    readRange: (name, from, max) => readRange(`${dir}/${name}`, from, max),
+    writeAtomic: refuse,
+    append: refuse,
+    remove: refuse,
+  };
 }
 
 /** Whether a file can be made, written and removed there; the directory itself where it is missing. */

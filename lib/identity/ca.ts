@@ -10,6 +10,7 @@ import { Buffer } from "node:buffer";
 import type { WallMs } from "../clock.ts";
 import { MeshError } from "../errors.ts";
 import { type Certificate, isNodeKey, parseCertificate, parsePem, sameBytes, toPem } from "./certificate.ts";
+import type { AuthorityMaterial } from "./authority_state.ts";
 import { authorityUri, type Identity, identityUri, isTrustDomain, parseAuthorityUri, type Role } from "./names.ts";
 import { pinOf } from "./pin.ts";
 import type { StateFiles } from "./state_files.ts";
@@ -107,20 +108,27 @@ export async function createAuthority(
   files: StateFiles,
   options: { readonly trustDomain: string; readonly now: WallMs },
 ): Promise<void> {
+  if (await files.read(CA_KEY_FILE) !== undefined) {
+    throw new MeshError("STATE_INVALID", "this state directory already has an authority");
+  }
+  await writeMaterial(files, await makeMaterial(options));
+}
+
+/** A new self-signed authority, nowhere kept yet. Throws CONFIG_INVALID. `title` tells it from its predecessor. */
+export async function makeMaterial(
+  options: { readonly trustDomain: string; readonly now: WallMs; readonly title?: string },
+): Promise<AuthorityMaterial> {
   const { trustDomain, now } = options;
   if (!isTrustDomain(trustDomain)) {
     throw new MeshError("CONFIG_INVALID", `${JSON.stringify(trustDomain)} cannot be a trust domain`, {
       hint: "use lower-case letters, digits, dots and dashes, such as mesh.example.com",
     });
   }
-  if (await files.read(CA_KEY_FILE) !== undefined) {
-    throw new MeshError("STATE_INVALID", "this state directory already has an authority");
-  }
   const x509 = await encoder();
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]) as CryptoKeyPair;
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: randomSerial(),
-    name: "CN=edgemesh authority",
+    name: `CN=${options.title ?? "edgemesh authority"}`,
     notBefore: seconds(now - BACKDATE_MS),
     notAfter: seconds(now + AUTHORITY_LIFETIME_MS),
     signingAlgorithm: ALGORITHM,
@@ -135,12 +143,35 @@ export async function createAuthority(
   });
   const read = parseCertificate(new Uint8Array(certificate.rawData));
   const pkcs8 = Buffer.from(await crypto.subtle.exportKey("pkcs8", keys.privateKey)).toString("base64");
-  // The key goes first: a crash in between leaves a directory that says so when it is opened, not a lost key.
-  await files.writeAtomic(
-    CA_KEY_FILE,
-    `-----BEGIN PRIVATE KEY-----\n${pkcs8.match(/.{1,64}/g)!.join("\n")}\n-----END PRIVATE KEY-----\n`,
+  const keyPem = `-----BEGIN PRIVATE KEY-----\n${pkcs8.match(/.{1,64}/g)!.join("\n")}\n-----END PRIVATE KEY-----\n`;
+  return { bundlePem: toPem(read), keyPem };
+}
+
+/** The authority in a state directory as it is; undefined when part of it is missing. */
+export async function readMaterial(files: StateFiles): Promise<AuthorityMaterial | undefined> {
+  const [bundlePem, keyPem, issuerPem] = await Promise.all(
+    [CA_BUNDLE_FILE, CA_KEY_FILE, ISSUER_FILE].map((name) => files.read(name)),
   );
-  await files.writeAtomic(CA_BUNDLE_FILE, toPem(read));
+  if (bundlePem === undefined || keyPem === undefined) return undefined;
+  return { bundlePem, keyPem, ...(issuerPem === undefined ? {} : { issuerPem }) };
+}
+
+/** Makes the files of a state directory an authority's; those that are right already stay untouched. */
+export async function writeMaterial(files: StateFiles, material: AuthorityMaterial): Promise<void> {
+  const put = async (name: string, text: string) => {
+    if (await files.read(name) !== text) await files.writeAtomic(name, text);
+  };
+  // The key goes first: a crash in between leaves a directory that says so when it is opened, not a lost key.
+  await put(CA_KEY_FILE, material.keyPem);
+  if (material.issuerPem !== undefined) await put(ISSUER_FILE, material.issuerPem);
+  await put(CA_BUNDLE_FILE, material.bundlePem);
+  if (material.issuerPem === undefined) await files.remove(ISSUER_FILE);
+}
+
+/** Opens an authority that is not, or not alone, the one in the state directory; its log is there. */
+export function openMaterial(files: StateFiles, material: AuthorityMaterial): Promise<CertificateAuthority> {
+  const { bundlePem, keyPem, issuerPem } = material;
+  return open({ files, bundlePem, keyPem, issuerPem });
 }
 
 interface Opening {

@@ -5,7 +5,7 @@
 import { isNodeName } from "../addr.ts";
 import type { WallMs } from "../clock.ts";
 import { MeshError } from "../errors.ts";
-import { array, integer, LABELS, literal, object, optional, string } from "./shape.ts";
+import { array, integer, LABELS, literal, object, optional, string, type Validator } from "./shape.ts";
 import type { StateFiles } from "./state_files.ts";
 import { readState, writeState } from "./state_json.ts";
 import { Serial } from "./serial.ts";
@@ -24,19 +24,19 @@ export interface Enrolment {
   readonly labels: Readonly<Record<string, string>>;
 }
 
-const FILE = object({
-  format: literal(1),
-  nodes: array(
-    object({
-      node: string(1, 63),
-      keyHash: string(64, 64, /^[0-9a-f]{64}$/),
-      enrolledAt: integer(0),
-      token: optional(string(1, 16)),
-      labels: LABELS,
-    }),
-    MAX_NODES,
-  ),
-});
+/** Shape of enrolments on the wire and on disk. */
+export const ENROLMENTS: Validator<readonly Enrolment[]> = array(
+  object({
+    node: string(1, 63),
+    keyHash: string(64, 64, /^[0-9a-f]{64}$/),
+    enrolledAt: integer(0),
+    token: optional(string(1, 16)),
+    labels: LABELS,
+  }),
+  MAX_NODES,
+);
+
+const FILE = object({ format: literal(1), nodes: ENROLMENTS });
 
 export class Enrolments {
   readonly #files: StateFiles;
@@ -65,6 +65,11 @@ export class Enrolments {
 
   list(): readonly Enrolment[] {
     return [...this.#nodes.values()];
+  }
+
+  /** The same by name: another object after each change. */
+  get byName(): ReadonlyMap<string, Enrolment> {
+    return this.#nodes;
   }
 
   /** Throws NODE_KEY_MISMATCH when the name belongs to another key. */
@@ -101,8 +106,42 @@ export class Enrolments {
     });
   }
 
+  /**
+   * Takes over what another server enrolled. A name belongs to whoever had it first; a key that `revoked` names holds
+   * none. Returns names for which the two servers had enrolled different keys. Throws PROTOCOL, LIMIT.
+   */
+  merge(theirs: readonly Enrolment[], revoked: (keyHash: string) => boolean): Promise<readonly string[]> {
+    return this.#serial.run(async () => {
+      const next = new Map([...this.#nodes].filter(([, mine]) => !revoked(mine.keyHash)));
+      const disputed: string[] = [];
+      for (const other of theirs) {
+        if (!isNodeName(other.node)) {
+          throw new MeshError("PROTOCOL", `${JSON.stringify(other.node)} cannot be a node name`);
+        }
+        if (revoked(other.keyHash)) continue;
+        const mine = next.get(other.node);
+        if (mine && mine.keyHash !== other.keyHash) disputed.push(other.node);
+        if (!mine || before(other, mine)) next.set(other.node, other);
+      }
+      if (next.size > MAX_NODES) throw new MeshError("LIMIT", `more than ${MAX_NODES} nodes would be enrolled`);
+      const changed = next.size !== this.#nodes.size || [...next].some(([name, e]) => this.#nodes.get(name) !== e);
+      if (changed) await this.#save([...next.values()]);
+      return disputed;
+    });
+  }
+
   async #save(nodes: readonly Enrolment[]): Promise<void> {
     await writeState(this.#files, NODES_FILE, { format: 1, nodes });
     this.#nodes = new Map(nodes.map((n) => [n.node, n]));
   }
+}
+
+/** Whether `a` has the older claim to the name; of two at one time all servers choose the same. */
+function before(a: Enrolment, b: Enrolment): boolean {
+  if (a.enrolledAt !== b.enrolledAt) return a.enrolledAt < b.enrolledAt;
+  return text(a) < text(b);
+}
+
+function text({ keyHash, token, labels }: Enrolment): string {
+  return JSON.stringify([keyHash, token ?? "", Object.entries(labels).sort(([x], [y]) => x < y ? -1 : 1)]);
 }

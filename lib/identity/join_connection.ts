@@ -15,7 +15,7 @@ import { parseAuthorityUri } from "./names.ts";
 import { pinnedAuthority } from "./pin.ts";
 import { Revocations } from "./revocation.ts";
 import { TrustedTime } from "./time.ts";
-import { peerChain } from "./tls_peer.ts";
+import { peerChain, type TlsMaterial } from "./tls_peer.ts";
 import { checkPath, DEFAULT_GRACE_MS, parseChain, type VerifiedPeer, verifyPeer } from "./trust.ts";
 
 export interface PinnedConnection {
@@ -38,6 +38,37 @@ export interface PinnedTarget {
   readonly timeoutMs: number;
   /** A connection to the server that is there already, instead of a new one; owned from here on. */
   readonly socket?: Duplex;
+  /** Largest answer; default {@link MAX_REPLY_BYTES}. */
+  readonly maxReplyBytes?: number | undefined;
+}
+
+/** What connecting itself needs of a target. */
+type Reachable =
+  & Pick<PinnedTarget, "clock" | "timeoutMs" | "proxyFor" | "socket" | "maxReplyBytes">
+  & { readonly tls?: TlsMaterial };
+
+/** Another server of the mesh, asked by one. */
+export interface VerifiedTarget extends Pick<PinnedTarget, "url" | "clock" | "timeoutMs"> {
+  /** What this server shows. */
+  readonly tls: TlsMaterial;
+  readonly maxReplyBytes: number;
+  /** Judges the other's certificates (DER, its own first) by throwing. */
+  verify(chainDer: readonly Uint8Array[]): void;
+}
+
+/** Connects with a certificate, verifies, posts once. Throws SERVER_UNREACHABLE, CONFIG_INVALID and what `verify` throws. */
+export async function postVerified(
+  target: VerifiedTarget,
+  request: { readonly path: string; readonly body: string },
+): Promise<string> {
+  const { host, port } = addressOf(target.url);
+  const socket = await handshake(target, { host, port });
+  try {
+    target.verify(peerChain(socket));
+    return await post(socket, { ...request, host: `${host}:${port}`, target });
+  } finally {
+    socket.destroy();
+  }
 }
 
 /** Connects and verifies. Throws SERVER_UNREACHABLE, PIN_MISMATCH, CERT_UNTRUSTED, CERT_EXPIRED, CONFIG_INVALID. */
@@ -99,7 +130,7 @@ function judge(
   return { server, trustDomain };
 }
 
-async function handshake(target: PinnedTarget, at: { host: string; port: number }): Promise<TLSSocket> {
+async function handshake(target: Reachable, at: { host: string; port: number }): Promise<TLSSocket> {
   const [{ connect }, net] = await Promise.all([import("node:tls"), import("node:net")]);
   const where = `${at.host}:${at.port}`;
   const proxy = target.proxyFor?.(at);
@@ -130,6 +161,7 @@ async function handshake(target: PinnedTarget, at: { host: string; port: number 
           minVersion: "TLSv1.3",
           ALPNProtocols: ["http/1.1"],
           rejectUnauthorized: false,
+          ...(target.tls ? { key: target.tls.keyPem, cert: target.tls.certPem } : {}),
         });
         onTimeout(() => socket.destroy());
         socket.once("connect", () => connected = true);
@@ -156,7 +188,7 @@ interface Post {
   readonly path: string;
   readonly body: string;
   readonly host: string;
-  readonly target: PinnedTarget;
+  readonly target: Reachable;
 }
 
 async function post(socket: TLSSocket, p: Post): Promise<string> {
@@ -168,6 +200,7 @@ async function post(socket: TLSSocket, p: Post): Promise<string> {
       new Promise((resolve, reject) => {
         onTimeout(() => socket.destroy());
         const bytes = Buffer.from(p.body);
+        const maxBytes = p.target.maxReplyBytes ?? MAX_REPLY_BYTES;
         const req = request({
           createConnection: () => socket,
           method: "POST",
@@ -180,16 +213,18 @@ async function post(socket: TLSSocket, p: Post): Promise<string> {
           },
         });
         const fail = (cause: unknown) =>
-          reject(new MeshError("SERVER_UNREACHABLE", `the connection to ${p.host} broke during the join`, { cause }));
+          reject(
+            new MeshError("SERVER_UNREACHABLE", `the connection to ${p.host} broke before it answered`, { cause }),
+          );
         req.once("error", fail);
         req.once("response", (res: IncomingMessage) => {
           const chunks: Buffer[] = [];
           let size = 0;
           res.on("data", (chunk: Buffer) => {
             size += chunk.length;
-            if (size <= MAX_REPLY_BYTES) return void chunks.push(chunk);
+            if (size <= maxBytes) return void chunks.push(chunk);
             socket.destroy();
-            reject(new MeshError("LIMIT", `the answer of ${p.host} is larger than ${MAX_REPLY_BYTES} bytes`));
+            reject(new MeshError("LIMIT", `the answer of ${p.host} is larger than ${maxBytes} bytes`));
           });
           res.once("error", fail);
           res.once("end", () => {
@@ -209,7 +244,7 @@ async function post(socket: TLSSocket, p: Post): Promise<string> {
 
 /** Runs a step that `onTimeout` can end; rejects with SERVER_UNREACHABLE when it takes too long. */
 function withDeadline<T>(
-  target: PinnedTarget,
+  target: Pick<PinnedTarget, "clock" | "timeoutMs">,
   what: () => string,
   step: (onTimeout: (end: () => void) => void) => Promise<T>,
 ): Promise<T> {

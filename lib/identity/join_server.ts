@@ -12,7 +12,7 @@ import type { Enrolments } from "./enrolment.ts";
 import { type Grant, type JoinRequest, type MeshInfo, proofText, readJoinRequest } from "./messages.ts";
 import type { Revocations } from "./revocation.ts";
 import { type ParsedToken, parseToken } from "./token.ts";
-import type { TokenStore } from "./token_store.ts";
+import type { TokenHolder, TokenStore } from "./token_store.ts";
 
 /**
  * A fresh machine's clock may be off by this much at the join. More is refused, because a person is watching and can
@@ -47,16 +47,11 @@ export interface JoinMoment {
  * name at once must not both get it.
  */
 export async function admitJoin(text: string, state: JoinState, at: JoinMoment): Promise<Grant> {
-  const waitMs = state.backoff.waitMs(at.source, at.mono);
-  if (waitMs > 0) {
-    throw new MeshError("LIMIT", `too many wrong join tokens came from ${at.source}`, {
-      hint: `wait ${Math.ceil(waitMs / 1000)} seconds, then try with a token from \`edgemesh token create\``,
-    });
-  }
+  checkRate(state.backoff, at);
   const request = readJoinRequest(text);
   const keyHash = hashKey(request.spki);
-  const who = { node: request.node, keyHash, now: at.now };
-  const token = checkToken(request, state, { ...at, keyHash });
+  const who = { role: "node", node: request.node, keyHash, now: at.now } as const;
+  const token = checkToken(request.token, state, { ...at, who });
   checkName(request.node);
   checkProof(request, { tokenId: token.id, keyHash, serverKeyHash: state.serverKeyHash });
   checkRevoked(state.revocations, request.node, keyHash);
@@ -91,14 +86,24 @@ export async function admitJoin(text: string, state: JoinState, at: JoinMoment):
   };
 }
 
-function checkToken(
-  request: JoinRequest,
-  state: JoinState,
-  at: JoinMoment & { readonly keyHash: string },
+/** Throws LIMIT while a source that guessed has to wait. */
+export function checkRate(backoff: Backoff, at: JoinMoment): void {
+  const waitMs = backoff.waitMs(at.source, at.mono);
+  if (waitMs <= 0) return;
+  throw new MeshError("LIMIT", `too many wrong join tokens came from ${at.source}`, {
+    hint: `wait ${Math.ceil(waitMs / 1000)} seconds, then try with a token from \`edgemesh token create\``,
+  });
+}
+
+/** Judges a token; guesses at secrets count against the source. Throws TOKEN_*. */
+export function checkToken(
+  text: string,
+  state: Pick<JoinState, "tokens" | "backoff">,
+  at: JoinMoment & { readonly who: TokenHolder },
 ): ParsedToken {
   try {
-    const token = parseToken(request.token);
-    state.tokens.check(token, { node: request.node, keyHash: at.keyHash, now: at.now });
+    const token = parseToken(text);
+    state.tokens.check(token, at.who);
     state.backoff.succeed(at.source);
     return token;
   } catch (e) {
@@ -142,7 +147,8 @@ function checkRevoked(revocations: Revocations, node: string, keyHash: string): 
   );
 }
 
-function checkClock(request: JoinRequest, now: WallMs): void {
+/** Throws CLOCK_SKEW. */
+export function checkClock(request: Pick<JoinRequest, "time" | "acceptSkew">, now: WallMs): void {
   const skew = request.time - now;
   if (request.acceptSkew || Math.abs(skew) <= MAX_JOIN_SKEW_MS) return;
   const amount = `${durationText(Math.abs(skew))} ${skew < 0 ? "behind" : "ahead of"}`;

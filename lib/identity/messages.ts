@@ -103,10 +103,20 @@ const JOIN = object({
 
 const RENEWAL = object({ time: integer(0), agent: string(1, 64) });
 
-const ANSWER = object({
-  granted: optional(GRANT),
-  refused: optional(object({ code: string(1, 40), message: string(1, 2000), hint: optional(string(1, 2000)) })),
+/** A refusal inside an answer. */
+export interface Refused {
+  readonly code: string;
+  readonly message: string;
+  readonly hint?: string | undefined;
+}
+
+export const REFUSED: Validator<Refused> = object({
+  code: string(1, 40),
+  message: string(1, 2000),
+  hint: optional(string(1, 2000)),
 });
+
+const ANSWER = object({ granted: optional(GRANT), refused: optional(REFUSED) });
 
 /** The text whose signature proves the key at a join. */
 export function proofText(claim: {
@@ -176,9 +186,14 @@ export function readAnswer(text: string): Grant {
     older: "update the older of the two",
   });
   if (granted) return granted;
-  if (!refused) throw new MeshError("PROTOCOL", "the server's answer neither grants nor refuses");
+  throw refusalOf(refused);
+}
+
+/** The error that a refusal in an answer states. */
+export function refusalOf(refused: Refused | undefined): MeshError {
+  if (!refused) return new MeshError("PROTOCOL", "the server's answer neither grants nor refuses");
   const code = Object.hasOwn(REASONS, refused.code) ? refused.code as ReasonCode : "INTERNAL";
-  throw new MeshError(code, refused.message, refused.hint === undefined ? {} : { hint: refused.hint });
+  return new MeshError(code, refused.message, refused.hint === undefined ? {} : { hint: refused.hint });
 }
 
 const STATUS: Partial<Record<ReasonCode, number>> = {
@@ -194,8 +209,11 @@ function parseRequest<T>(text: string, check: Validator<T>, what: string): T {
   return parseVersioned(text, check, { what, maxBytes: MAX_REQUEST_BYTES, older: "update this machine's edgemesh" });
 }
 
-/** The version is judged before the shape: a later version may have another shape, and the sentence must say so. */
-function parseVersioned<T>(
+/**
+ * JSON with a `version` that is judged before the shape: a later version may have another shape, and the sentence must
+ * say so. Throws PROTOCOL, LIMIT or VERSION.
+ */
+export function parseVersioned<T>(
   text: string,
   check: Validator<T>,
   options: { readonly what: string; readonly maxBytes: number; readonly older: string },

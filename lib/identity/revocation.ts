@@ -38,7 +38,8 @@ export const MAX_REVOCATIONS = 10_000;
 /** Lists of at most this many servers are kept; the design allows three servers, and servers get renamed. */
 export const MAX_REVOCATION_SOURCES = 16;
 
-const ENTRY: Validator<RevocationEntry> = object({
+/** Shape of an entry on the wire and on disk. */
+export const REVOCATION_ENTRY: Validator<RevocationEntry> = object({
   by: literal("node", "key", "serial"),
   value: string(1, 64),
   reason: string(0, 200),
@@ -47,7 +48,7 @@ const ENTRY: Validator<RevocationEntry> = object({
 /** Shape of a list on the wire and on disk. */
 export const REVOCATION_LIST: Validator<RevocationList> = object({
   epoch: integer(0),
-  entries: array(ENTRY, MAX_REVOCATIONS),
+  entries: array(REVOCATION_ENTRY, MAX_REVOCATIONS),
 });
 /** A server is known here by its name or its address, whichever the caller uses consistently. */
 const SERVER = string(1, 300);

@@ -2,18 +2,24 @@
  * A server's identity in one object: its authority, its own certificate, tokens, enrolments and revocations.
  * cmd/server.ts opens it and wires its handlers to HTTP; nothing here knows about sockets.
  */
-import type { CancelTimer, Clock } from "../clock.ts";
-import { MeshError } from "../errors.ts";
+import type { CancelTimer, Clock, WallMs } from "../clock.ts";
+import { describe, MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { Backoff } from "./backoff.ts";
-import { CERTIFICATE_LIFETIME_MS, type CertificateAuthority, openOrCreateAuthority } from "./ca.ts";
+import { Authority } from "./authority.ts";
+import { CA_KEY_FILE, CERTIFICATE_LIFETIME_MS } from "./ca.ts";
 import type { Certificate } from "./certificate.ts";
 import { Enrolments } from "./enrolment.ts";
 import { admitJoin } from "./join_server.ts";
-import { type Answer, type Grant, grantAnswer, type MeshInfo, readRenewRequest, refusalAnswer } from "./messages.ts";
+import { type Member, Members } from "./members.ts";
+import { type Answer, grantAnswer, type MeshInfo, readRenewRequest, refusalAnswer } from "./messages.ts";
 import { type RevocationEntry, type RevocationList, Revocations, type RevokedBy } from "./revocation.ts";
 import { RevocationRegistry } from "./revocation_registry.ts";
 import { Serial } from "./serial.ts";
+import { admitServer } from "./server_admission.ts";
+import { ServerGroup } from "./server_group.ts";
+import { serverAnswer } from "./server_messages.ts";
+import { SharedStore } from "./shared_state.ts";
 import { ServerCertificate } from "./server_certificate.ts";
 import type { StateFiles } from "./state_files.ts";
 import { type TimeEstimate, TrustedTime } from "./time.ts";
@@ -21,21 +27,31 @@ import type { TlsMaterial } from "./tls_peer.ts";
 import { TokenStore } from "./token_store.ts";
 import { DEFAULT_GRACE_MS, type Trust, type VerifiedPeer } from "./trust.ts";
 
+/** As many as a grant may name; agents use three of them. */
+const MAX_TOLD_SERVERS = 8;
+
 export interface IdentityServerOptions {
   readonly files: StateFiles;
   readonly clock: Clock;
   readonly log: Logger;
   /** This server's name in its certificate. */
   readonly name: string;
+  /** Where agents and other servers find it; default: the first of `mesh.servers`. */
+  readonly url?: string | undefined;
   readonly trustDomain: string;
   /** Told to every node that joins. */
   readonly mesh: MeshInfo;
   /** Life of certificates; default {@link CERTIFICATE_LIFETIME_MS}. */
   readonly lifetimeMs?: number | undefined;
+  /** Revocations came from another server: tell the agents. */
+  onRevocations?(): void;
+  /** The authority changed: tell the agents. */
+  onAuthority?(): void;
 }
 
 interface Parts {
-  readonly authority: CertificateAuthority;
+  readonly authority: Authority;
+  readonly members: Members;
   readonly tokens: TokenStore;
   readonly enrolments: Enrolments;
   readonly registry: RevocationRegistry;
@@ -44,9 +60,13 @@ interface Parts {
 }
 
 export class IdentityServer {
-  readonly authority: CertificateAuthority;
+  readonly authority: Authority;
   readonly tokens: TokenStore;
   readonly enrolments: Enrolments;
+  /** The servers of the mesh, this one included once there are several. */
+  readonly members: Members;
+  /** This server's part among them. */
+  readonly group: ServerGroup;
   /** What {@link verifyPeer} needs here. Expiry is not judged by it but by {@link admit}, which knows who is enrolled. */
   readonly trust: Trust;
   readonly #options: IdentityServerOptions;
@@ -56,6 +76,7 @@ export class IdentityServer {
   readonly #backoff = new Backoff();
   readonly #joins = new Serial();
   readonly #own: ServerCertificate;
+  readonly #shared: SharedStore;
 
   private constructor(options: IdentityServerOptions, parts: Parts) {
     this.#options = options;
@@ -65,10 +86,31 @@ export class IdentityServer {
     this.#registry = parts.registry;
     this.#own = parts.own;
     this.#time = parts.time;
+    this.members = parts.members;
     if (parts.registry.list.epoch > 0) this.#revocations.apply(options.name, parts.registry.list);
+    const { authority, members, enrolments, registry } = parts;
+    this.#shared = new SharedStore({ members, enrolments, registry, log: options.log });
+    this.group = new ServerGroup({
+      files: options.files,
+      clock: options.clock,
+      log: options.log,
+      name: options.name,
+      authority,
+      members,
+      shared: this.#shared,
+      now: () => this.now().ms,
+      tls: () => this.tls(),
+      onRevocations: (list) => {
+        this.#revocations.apply(options.name, list);
+        options.onRevocations?.();
+      },
+      onAuthority: () => this.#authorityChanged(),
+    });
     this.trust = {
-      trustDomain: parts.authority.trustDomain,
-      anchors: parts.authority.anchors,
+      trustDomain: authority.trustDomain,
+      get anchors() {
+        return authority.anchors;
+      },
       revocations: this.#revocations,
       graceMs: Number.MAX_SAFE_INTEGER,
     };
@@ -78,14 +120,23 @@ export class IdentityServer {
   static async open(options: IdentityServerOptions): Promise<IdentityServer> {
     const { files, clock, log, trustDomain, name } = options;
     const time = new TrustedTime(clock);
-    const authority = await openOrCreateAuthority(files, { trustDomain, now: time.now().ms });
+    const members = await Members.open(files);
+    if (members.all.length > 0 && await files.read(CA_KEY_FILE) === undefined) {
+      throw new MeshError("STATE_INVALID", "joining the other servers was begun and not finished", {
+        hint: "run `edgemesh server join` again, with a new token from `edgemesh token create --server NAME`",
+      });
+    }
+    const authority = await Authority.open(files, { trustDomain, now: time.now().ms });
     const lifetimeMs = options.lifetimeMs ?? CERTIFICATE_LIFETIME_MS;
+    const own = await ServerCertificate.open({ files, authority, name, lifetimeMs, time, clock, log });
+    await noteOwnAddress(members, { name, keyHash: own.certificate.keyHash, url: urlOf(options) }, time.now().ms);
     return new IdentityServer(options, {
       authority,
+      members,
       tokens: await TokenStore.open(files),
       enrolments: await Enrolments.open(files),
       registry: await RevocationRegistry.open(files),
-      own: await ServerCertificate.open({ files, authority, name, lifetimeMs, time, clock, log }),
+      own,
       time,
     });
   }
@@ -107,8 +158,8 @@ export class IdentityServer {
   /** Answers `POST /v1/join`. Never throws; the answer is what the agent gets, refusals included. */
   handleJoin(text: string, source: string): Promise<Answer> {
     return this.#answer("join", source, () =>
-      this.#joins.run(() =>
-        admitJoin(text, {
+      this.#joins.run(async () => {
+        const granted = await admitJoin(text, {
           authority: this.authority,
           tokens: this.tokens,
           enrolments: this.enrolments,
@@ -116,10 +167,63 @@ export class IdentityServer {
           backoff: this.#backoff,
           serverName: this.#options.name,
           serverKeyHash: this.certificate.keyHash,
-          mesh: this.#options.mesh,
+          mesh: this.mesh,
           lifetimeMs: this.#lifetimeMs,
-        }, { source, now: this.now().ms, mono: this.#options.clock.now() })
-      ));
+        }, { source, now: this.now().ms, mono: this.#options.clock.now() });
+        this.group.changed();
+        return { node: granted.node, ...grantAnswer(granted) };
+      }));
+  }
+
+  /** Answers `POST /v1/server-join`: another server gets the authority. Never throws. */
+  handleServerJoin(text: string, source: string): Promise<Answer> {
+    return this.#answer("server's join", source, () =>
+      this.#joins.run(async () => {
+        const { files, name, clock } = this.#options;
+        const granted = await admitServer(text, {
+          files,
+          name,
+          url: urlOf(this.#options),
+          authority: this.authority,
+          tokens: this.tokens,
+          members: this.members,
+          shared: this.#shared,
+          backoff: this.#backoff,
+          keyHash: this.certificate.keyHash,
+          mesh: this.#options.mesh,
+        }, { source, now: this.now().ms, mono: clock.now() });
+        this.group.changed();
+        return { node: granted.name, ...serverAnswer(granted) };
+      }));
+  }
+
+  /** Answers `POST /v1/server-sync` of a server that {@link ServerGroup.admit} let in. Never throws. */
+  async handleServerSync(text: string, from: Member): Promise<Answer> {
+    try {
+      return serverAnswer(await this.group.answer(text, from));
+    } catch (e) {
+      this.#options.log.warn("a server's state was refused", { from: from.name, error: describe(e) });
+      return refusalAnswer(e);
+    }
+  }
+
+  /** What every member is told: with all servers there are, this one first. */
+  get mesh(): MeshInfo {
+    const { mesh } = this.#options;
+    const others = this.members.present.filter((m) => m.name !== this.#options.name).map((m) => m.url);
+    return { ...mesh, servers: [...new Set([...mesh.servers, ...others])].slice(0, MAX_TOLD_SERVERS) };
+  }
+
+  /** Removes a server from the mesh: it is asked and answered no more. Throws UNKNOWN_NODE. */
+  async removeServer(name: string): Promise<void> {
+    const known = this.members.get(name);
+    if (!known || known.gone || name === this.#options.name) {
+      throw new MeshError("UNKNOWN_NODE", `no other server ${name} is part of this mesh`, {
+        hint: "edgemesh server list",
+      });
+    }
+    await this.members.put({ ...known, gone: true }, this.now().ms);
+    this.group.changed();
   }
 
   /** Answers `POST /v1/renew` of a node that {@link verifyPeer} accepted on this connection. Never throws. */
@@ -138,13 +242,16 @@ export class IdentityServer {
       });
       return {
         node: peer.node,
-        trustDomain: this.authority.trustDomain,
-        chainPem: issued.chainPem,
-        bundlePem: this.authority.bundlePem,
-        server: this.#options.name,
-        time: Math.floor(now),
-        mesh: this.#options.mesh,
-        labels: this.enrolments.get(peer.node)?.labels ?? {},
+        ...grantAnswer({
+          node: peer.node,
+          trustDomain: this.authority.trustDomain,
+          chainPem: issued.chainPem,
+          bundlePem: this.authority.bundlePem,
+          server: this.#options.name,
+          time: Math.floor(now),
+          mesh: this.mesh,
+          labels: this.enrolments.get(peer.node)?.labels ?? {},
+        }),
       };
     });
   }
@@ -203,9 +310,26 @@ export class IdentityServer {
     return list;
   }
 
-  /** Renews this server's own certificate in time; `onChange` re-reads {@link tls}. Returns what stops it. */
+  /**
+   * Renews this server's own certificate in time (`onChange` re-reads {@link tls}) and keeps in touch with the other
+   * servers. Returns what stops it.
+   */
   watch(onChange: () => void): CancelTimer {
-    return this.#own.watch(onChange);
+    const stopRenewal = this.#own.watch(onChange);
+    const stopGroup = this.group.start();
+    return () => {
+      stopRenewal();
+      stopGroup();
+    };
+  }
+
+  async #authorityChanged(): Promise<void> {
+    try {
+      if (await this.#own.followAuthority()) this.#options.log.info("the server's certificate follows the authority");
+    } catch (e) {
+      this.#options.log.error("the server's certificate does not follow the authority", { error: describe(e) });
+    }
+    this.#options.onAuthority?.();
   }
 
   get #lifetimeMs(): number {
@@ -214,15 +338,16 @@ export class IdentityServer {
 
   #published(list: RevocationList): RevocationList {
     this.#revocations.apply(this.#options.name, list);
+    this.group.changed();
     return list;
   }
 
-  async #answer(what: string, who: string, grant: () => Promise<Grant>): Promise<Answer> {
+  async #answer(what: string, who: string, grant: () => Promise<Answer & { node: string }>): Promise<Answer> {
     const { log } = this.#options;
     try {
-      const granted = await grant();
-      log.info(`${what} granted`, { node: granted.node, from: who });
-      return grantAnswer(granted);
+      const { node, ...answer } = await grant();
+      log.info(`${what} granted`, { node, from: who });
+      return answer;
     } catch (e) {
       if (e instanceof MeshError && e.code !== "INTERNAL") {
         log.warn(`${what} refused`, { from: who, code: e.code, why: e.message });
@@ -230,4 +355,24 @@ export class IdentityServer {
       return refusalAnswer(e);
     }
   }
+}
+
+function urlOf(options: IdentityServerOptions): string {
+  return options.url ?? options.mesh.servers[0] ?? "";
+}
+
+/** The others know this server by name and key, and must learn a new address. Throws CONFIG_INVALID. */
+async function noteOwnAddress(
+  members: Members,
+  own: { readonly name: string; readonly keyHash: string; readonly url: string },
+  now: WallMs,
+): Promise<void> {
+  const known = members.all.find((m) => m.keyHash === own.keyHash);
+  if (!known || known.gone) return;
+  if (known.name !== own.name) {
+    throw new MeshError("CONFIG_INVALID", `this server joined the mesh as ${known.name}, it cannot be ${own.name}`, {
+      hint: `--name ${known.name}`,
+    });
+  }
+  await members.put({ ...own, gone: false }, now);
 }

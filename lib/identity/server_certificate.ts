@@ -44,7 +44,7 @@ export class ServerCertificate {
 
   /** Opens key and certificate, making what is missing. Throws STATE_INVALID for a damaged key. */
   static async open(options: ServerCertificateOptions): Promise<ServerCertificate> {
-    const keyPem = await openKey(options.files);
+    const keyPem = await openServerKey(options.files);
     // Making one costs a third of a second at start; the one on disk is taken while it is good.
     const own = await readGood(options, keyPem) ?? await make(options, { keyPem, why: "server start" });
     return new ServerCertificate(options, { keyPem, ...own });
@@ -58,6 +58,17 @@ export class ServerCertificate {
     return { keyPem: this.#keyPem, certPem: this.#chainPem + this.#options.authority.bundlePem };
   }
 
+  /** Makes the certificate anew if it is not from an authority in force any more. True when it was. */
+  async followAuthority(): Promise<boolean> {
+    try {
+      checkPath(parsePem(this.#chainPem), this.#options.authority);
+      return false;
+    } catch {
+      await this.#renew("authority changed");
+      return true;
+    }
+  }
+
   /** Renews in time; `onChange` after each renewal. Returns what stops it. */
   watch(onChange: () => void): CancelTimer {
     const { clock, time, log } = this.#options;
@@ -66,15 +77,19 @@ export class ServerCertificate {
       certificate: () => this.#certificate,
       now: () => time.now().ms,
       renew: async () => {
-        const made = await make(this.#options, { keyPem: this.#keyPem, why: "server renewal" });
-        this.#chainPem = made.chainPem;
-        this.#certificate = made.certificate;
+        await this.#renew("server renewal");
         onChange();
       },
       onFailure: (e, failures) => {
         log.error("the server's certificate could not be renewed", { error: String(e), failures });
       },
     });
+  }
+
+  async #renew(why: string): Promise<void> {
+    const made = await make(this.#options, { keyPem: this.#keyPem, why });
+    this.#chainPem = made.chainPem;
+    this.#certificate = made.certificate;
   }
 }
 
@@ -112,7 +127,8 @@ async function readGood(o: ServerCertificateOptions, keyPem: string): Promise<Ma
   }
 }
 
-async function openKey(files: StateFiles): Promise<string> {
+/** This server's own key, made when there is none. Throws STATE_INVALID for a damaged one. */
+export async function openServerKey(files: StateFiles): Promise<string> {
   const saved = await files.read(SERVER_KEY_FILE);
   if (saved === undefined) {
     const { privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });

@@ -6,6 +6,7 @@ import type { AddressInfo } from "node:net";
 import type { TLSSocket } from "node:tls";
 import { type Answer, JOIN_PATH, refusalAnswer, RENEW_PATH } from "./messages.ts";
 import type { IdentityServer } from "./server.ts";
+import { SERVER_JOIN_PATH, SERVER_SYNC_PATH } from "./server_messages.ts";
 import { peerChain, type TlsMaterial } from "./tls_peer.ts";
 import { verifyPeer } from "./trust.ts";
 
@@ -19,6 +20,7 @@ export interface TestFrontDoor {
 export async function serveIdentity(
   identity: IdentityServer,
   tls: TlsMaterial = identity.tls(),
+  port = 0,
 ): Promise<TestFrontDoor> {
   const server = https.createServer(
     { key: tls.keyPem, cert: tls.certPem, requestCert: true, rejectUnauthorized: false, minVersion: "TLSv1.3" },
@@ -37,12 +39,12 @@ export async function serveIdentity(
       res.end(answer.body);
     },
   );
-  server.listen(0, "127.0.0.1");
+  server.listen(port, "127.0.0.1");
   await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
+  const bound = (server.address() as AddressInfo).port;
   return {
-    url: `wss://127.0.0.1:${port}`,
-    port,
+    url: `wss://127.0.0.1:${bound}`,
+    port: bound,
     close: async () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
@@ -55,8 +57,14 @@ async function route(
   request: { readonly path: string; readonly body: string; readonly socket: TLSSocket },
 ): Promise<Answer> {
   if (request.path === JOIN_PATH) return await identity.handleJoin(request.body, request.socket.remoteAddress ?? "");
-  if (request.path !== RENEW_PATH) return { status: 404, body: "{}" };
+  if (request.path === SERVER_JOIN_PATH) {
+    return await identity.handleServerJoin(request.body, request.socket.remoteAddress ?? "");
+  }
   try {
+    if (request.path === SERVER_SYNC_PATH) {
+      return await identity.handleServerSync(request.body, identity.group.admit(peerChain(request.socket)));
+    }
+    if (request.path !== RENEW_PATH) return { status: 404, body: "{}" };
     const chainDer = peerChain(request.socket);
     const { trust } = identity;
     return await identity.handleRenew(

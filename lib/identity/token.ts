@@ -6,6 +6,7 @@ import { Buffer } from "node:buffer";
 import { createHash, timingSafeEqual } from "node:crypto";
 import type { WallMs } from "../clock.ts";
 import { MeshError } from "../errors.ts";
+import type { Role } from "./names.ts";
 
 /** 32 characters that cannot be mistaken for each other when read aloud or retyped: no 0, 1, l, o. */
 const ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789";
@@ -47,7 +48,9 @@ export interface TokenRecord {
   readonly expiresAt: WallMs;
   readonly maxUses: number;
   readonly uses: readonly TokenUse[];
-  /** The only node name it is good for, if it is bound to one. */
+  /** Whom it admits: a node, or a server that gets the authority's key with it. */
+  readonly role: Role;
+  /** The only name it is good for, if it is bound to one. */
   readonly node?: string | undefined;
   /** Given to the nodes that join with it. */
   readonly labels: Readonly<Record<string, string>>;
@@ -81,6 +84,8 @@ export function hashSecret(secret: string): string {
 /** What is asked of a token. */
 export interface TokenDemand {
   readonly secret: string;
+  /** What the holder wants to be. */
+  readonly role: Role;
   readonly node: string;
   readonly keyHash: string;
   readonly now: WallMs;
@@ -102,10 +107,12 @@ export function judgeToken(record: TokenRecord | undefined, demand: TokenDemand)
         "it may be mistyped, revoked, or of another server; make a new one with `edgemesh token create` on the server",
     });
   }
+  if (record.role !== demand.role) throw wrongRole(record.role);
   if (record.node !== undefined && record.node !== demand.node) {
-    throw new MeshError("TOKEN_NAME", `the join token is for node ${record.node}, not for ${demand.node}`, {
-      hint:
-        `join with --node-name ${record.node}, or make a token with \`edgemesh token create --node ${demand.node}\``,
+    throw new MeshError("TOKEN_NAME", `the join token is for ${record.role} ${record.node}, not for ${demand.node}`, {
+      hint: record.role === "server"
+        ? `join with --name ${record.node}, or make a token with \`edgemesh token create --server ${demand.node}\``
+        : `join with --node-name ${record.node}, or make a token with \`edgemesh token create --node ${demand.node}\``,
     });
   }
   if (demand.now >= record.expiresAt) {
@@ -113,17 +120,31 @@ export function judgeToken(record: TokenRecord | undefined, demand: TokenDemand)
       hint: "make a new one with `edgemesh token create` on the server; --ttl sets how long it is good for",
     });
   }
-  if (record.uses.some((u) => u.node === demand.node && u.keyHash === demand.keyHash)) return { fresh: false };
+  // A server's answer holds the authority's key: whoever could repeat the request must not get it again.
+  const repeatable = record.role === "node";
+  if (repeatable && record.uses.some((u) => u.node === demand.node && u.keyHash === demand.keyHash)) {
+    return { fresh: false };
+  }
   if (record.uses.length >= record.maxUses) {
     const last = record.uses.at(-1)!;
     const times = record.maxUses === 1 ? "is for one join and" : `is for ${record.maxUses} joins and`;
     throw new MeshError(
       "TOKEN_USED",
-      `the join token ${times} was used up by node ${last.node} on ${new Date(last.at).toISOString()}`,
+      `the join token ${times} was used up by ${record.role} ${last.node} on ${new Date(last.at).toISOString()}`,
       { hint: "make a new one with `edgemesh token create` on the server; --uses N makes one for N nodes" },
     );
   }
   return { fresh: true };
+}
+
+function wrongRole(role: Role): MeshError {
+  return role === "server"
+    ? new MeshError("TOKEN_NAME", "the join token is for a server, not for a node", {
+      hint: "make one for a node with `edgemesh token create`",
+    })
+    : new MeshError("TOKEN_NAME", "the join token is for a node, not for a server", {
+      hint: "make one for a server with `edgemesh token create --server NAME`",
+    });
 }
 
 /** Compared with when the id is unknown: a hash no secret is known for. */

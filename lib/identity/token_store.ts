@@ -2,6 +2,7 @@
 import { isNodeName } from "../addr.ts";
 import type { WallMs } from "../clock.ts";
 import { MeshError } from "../errors.ts";
+import type { Role } from "./names.ts";
 import { Serial } from "./serial.ts";
 import { array, integer, LABELS, literal, object, optional, string } from "./shape.ts";
 import type { StateFiles } from "./state_files.ts";
@@ -16,6 +17,7 @@ import {
   newToken,
   type ParsedToken,
   TOKEN_ID,
+  type TokenDemand,
   type TokenRecord,
 } from "./token.ts";
 
@@ -32,6 +34,7 @@ const FILE = object({
       expiresAt: integer(0),
       maxUses: integer(1, MAX_TOKEN_USES),
       uses: array(object({ node: string(1, 63), keyHash: HASH, at: integer(0) }), MAX_TOKEN_USES),
+      role: optional(literal("node", "server")),
       node: optional(string(1, 63)),
       labels: LABELS,
     }),
@@ -45,9 +48,14 @@ export interface NewTokenOptions {
   readonly ttlMs?: number | undefined;
   /** Default one. */
   readonly maxUses?: number | undefined;
+  /** Default: a node. */
+  readonly role?: Role | undefined;
   readonly node?: string | undefined;
   readonly labels?: Readonly<Record<string, string>> | undefined;
 }
+
+/** Who shows a token: all of a {@link TokenDemand} but the secret. */
+export type TokenHolder = Omit<TokenDemand, "secret">;
 
 /** What a redeemed token gives. */
 export interface Redeemed {
@@ -71,7 +79,8 @@ export class TokenStore {
       check: FILE,
       hint: "restore it from a backup, or remove it: tokens that were not used yet are then void",
     });
-    return new TokenStore(files, saved?.tokens ?? []);
+    // Tokens of before servers could join are for nodes.
+    return new TokenStore(files, (saved?.tokens ?? []).map((t) => ({ ...t, role: t.role ?? "node" })));
   }
 
   /** Makes a token and returns its text, which cannot be had again. Throws CONFIG_INVALID or LIMIT. */
@@ -79,7 +88,9 @@ export class TokenStore {
     const ttlMs = options.ttlMs ?? DEFAULT_TOKEN_TTL_MS;
     const maxUses = options.maxUses ?? 1;
     if (
-      !Number.isFinite(ttlMs) || ttlMs < 1000 || !Number.isInteger(maxUses) || maxUses < 1 || maxUses > MAX_TOKEN_USES
+      !Number.isFinite(ttlMs) || ttlMs < 1000 || !Number.isInteger(maxUses) || maxUses < 1 ||
+      maxUses > MAX_TOKEN_USES ||
+      (options.role === "server" && maxUses !== 1)
     ) {
       throw new MeshError("CONFIG_INVALID", `a token for ${maxUses} uses and ${ttlMs} ms cannot be made`);
     }
@@ -95,6 +106,7 @@ export class TokenStore {
       expiresAt: Math.floor(options.now + ttlMs),
       maxUses,
       uses: [],
+      role: options.role ?? "node",
       ...(options.node === undefined ? {} : { node: options.node }),
       labels,
     };
@@ -125,15 +137,12 @@ export class TokenStore {
   }
 
   /** Judges a token without using it; see {@link judgeToken} for what it throws. */
-  check(token: ParsedToken, who: { readonly node: string; readonly keyHash: string; readonly now: WallMs }): void {
+  check(token: ParsedToken, who: TokenHolder): void {
     judgeToken(this.#tokens.get(token.id), { ...who, secret: token.secret });
   }
 
   /** Uses a token for a node. When this resolves the use is on disk. Throws as {@link judgeToken} does. */
-  redeem(
-    token: ParsedToken,
-    who: { readonly node: string; readonly keyHash: string; readonly now: WallMs },
-  ): Promise<Redeemed> {
+  redeem(token: ParsedToken, who: TokenHolder): Promise<Redeemed> {
     return this.#serial.run(async () => {
       const found = this.#tokens.get(token.id);
       const { fresh } = judgeToken(found, { ...who, secret: token.secret });

@@ -5,7 +5,7 @@ import { KEEP_EXPIRED_MS, MAX_TOKENS, parseToken } from "./token.ts";
 import { TOKENS_FILE, TokenStore } from "./token_store.ts";
 
 const NOW = 1_800_000_000_000;
-const who = (node: string, key = "ab") => ({ node, keyHash: key.repeat(32), now: NOW });
+const who = (node: string, key = "ab") => ({ role: "node", node, keyHash: key.repeat(32), now: NOW } as const);
 
 Deno.test("a token survives a restart, its secret is nowhere on disk, and its use is", async () => {
   const files = new MemoryStateFiles();

@@ -14,9 +14,10 @@ const record: TokenRecord = {
   expiresAt: NOW + 3600_000,
   maxUses: 1,
   uses: [],
+  role: "node",
   labels: {},
 };
-const demand = { secret: token.secret, node: "edge-1", keyHash: HASH, now: NOW };
+const demand = { role: "node", secret: token.secret, node: "edge-1", keyHash: HASH, now: NOW } as const;
 
 function refused(run: () => unknown, code: ReasonCode, text: RegExp): void {
   assert.throws(run, (e) => {
@@ -109,4 +110,14 @@ Deno.test("the same node with the same key may repeat its join; another key or n
   refused(() => judgeToken(used, { ...demand, keyHash: "cd".repeat(32) }), "TOKEN_USED", /edge-1/);
   refused(() => judgeToken(used, { ...demand, node: "edge-9" }), "TOKEN_USED", /edge-1/);
   refused(() => judgeToken(used, { ...demand, now: NOW + 3600_000 }), "TOKEN_EXPIRED", /expired/);
+});
+
+Deno.test("T08: a token for a server admits no node, one for a node no server, and a server's is good once whatever happens", () => {
+  const forServer: TokenRecord = { ...record, role: "server" };
+  const server = { ...demand, role: "server" } as const;
+  refused(() => judgeToken(forServer, demand), "TOKEN_NAME", /for a server, not for a node/);
+  refused(() => judgeToken(record, server), "TOKEN_NAME", /for a node, not for a server/);
+  assert.deepEqual(judgeToken(forServer, server), { fresh: true });
+  const used = { ...forServer, uses: [{ node: "edge-1", keyHash: HASH, at: NOW }] };
+  refused(() => judgeToken(used, server), "TOKEN_USED", /used up by server edge-1/);
 });

@@ -74,6 +74,35 @@ export async function appendFile(path: string, text: string): Promise<void> {
   }
 }
 
+/** Bytes of a file; 0 when there is none. */
+export async function fileSize(path: string): Promise<number> {
+  try {
+    return (await Deno.stat(path)).size;
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return 0;
+    throw fileError(`The file ${path} cannot be looked at`, cause);
+  }
+}
+
+/** At most `max` bytes of a file from byte `from` on; empty beyond its end, and where there is no file. */
+export async function readRange(path: string, from: number, max: number): Promise<Uint8Array> {
+  try {
+    using file = await Deno.open(path);
+    await file.seek(from, Deno.SeekMode.Start);
+    const bytes = new Uint8Array(max);
+    let at = 0;
+    while (at < max) {
+      const n = await file.read(bytes.subarray(at));
+      if (n === null) break;
+      at += n;
+    }
+    return bytes.subarray(0, at);
+  } catch (cause) {
+    if (cause instanceof Deno.errors.NotFound) return new Uint8Array(0);
+    throw fileError(`The file ${path} cannot be read`, cause);
+  }
+}
+
 /** Removes a file; no error when there is none. */
 export async function removeFile(path: string): Promise<void> {
   try {

@@ -9,8 +9,8 @@ import type { Pod } from "../../lib/lab/pod.ts";
 import type { HostProcess } from "../../lib/lab/process.ts";
 import { allowed, curl, tell, webService, withMesh } from "./fixture.ts";
 import { fixture, longLabTest } from "./support.ts";
+import { connected, joinSecond, startFirst, startSecond, URLS } from "./two_servers.ts";
 
-const URLS = ["wss://203.0.113.1", "wss://203.0.113.2"] as const;
 const DIRECT_ECHO = "10.96.0.10";
 const RELAYED_ECHO = "10.96.0.11";
 const WEB = "10.96.0.12";
@@ -38,9 +38,10 @@ longLabTest(
       await mesh.writeManifest("web.yaml", webService("web", WEB, [relayed]));
       await Promise.all([direct, relayed].map((pod) => startEcho(pod.host, { port: 7007 })));
 
-      const first = await mesh.startServer({ flags: flagsOf(0) });
+      const first = await startFirst(mesh);
       await Promise.all(topology.nodes.map((node) => mesh.join(node)));
       await Promise.all(topology.nodes.map((node) => mesh.stopAgent(node)));
+      await joinSecond(mesh);
       const servers: (HostProcess | undefined)[] = [first, await startSecond(mesh)];
       await Promise.all(
         topology.nodes.map((node) => mesh.startAgent(node, { flags: URLS.flatMap((url) => ["--server", url]) })),
@@ -48,7 +49,7 @@ longLabTest(
       const node = client.node;
       await until("every agent to be connected to both servers", async () => {
         const all = await Promise.all(topology.nodes.map((each) => connected(mesh, each)));
-        return all.every((n) => n === 2) || undefined;
+        return all.every((urls) => urls.length === 2) || undefined;
       });
 
       const [viaLan, viaRelay] = [await watch(client, DIRECT_ECHO), await watch(client, RELAYED_ECHO)];
@@ -73,47 +74,16 @@ longLabTest(
           assert.ok(lan! <= allowed(UNNOTICED_MS), `the direct stream was silent for ${lan} ms`);
           assert.ok(relay! <= allowed(MOVE_MS), `the relayed stream was silent for ${relay} ms`);
           assert.equal(await pathTo(mesh, node, "edge-2"), "direct");
-          servers[dies] = dies === 0
-            ? await mesh.startServer({ flags: flagsOf(0) })
-            : await startServer(topology.server, 1);
+          servers[dies] = dies === 0 ? await startFirst(mesh) : await startSecond(mesh);
           await until("every agent to be connected to both again", async () => {
             const all = await Promise.all(topology.nodes.map((each) => connected(mesh, each)));
-            return all.every((n) => n === 2) || undefined;
+            return all.every((urls) => urls.length === 2) || undefined;
           }, 30_000);
         });
       }
     });
   },
 );
-
-/** Each server has one of the host's two addresses, and folders of its own. */
-function flagsOf(index: 0 | 1): string[] {
-  const ip = URLS[index].slice("wss://".length);
-  const own = index === 0 ? [] : ["--state-dir", STATE2, "--run-dir", "/run/edgemesh2", "--name", "server-2"];
-  return [...own, "--listen", `${ip}:443`, "--set", `observeListen=${ip}:3478`, "--set", "metricsListen=off"];
-}
-
-const STATE2 = "/var/lib/edgemesh/server2";
-
-/** The second server has what the first one knows: authority, enrolments, revocations. */
-async function startSecond(mesh: Mesh): Promise<HostProcess> {
-  const { server } = mesh.topology;
-  await server.host.execOk(["cp", "-a", "/var/lib/edgemesh/server", STATE2]);
-  // Its own certificate is made anew, for its own name.
-  await server.host.execOk(["sh", "-c", `rm -f ${STATE2}/server.key ${STATE2}/server.crt`]);
-  return await startServer(server, 1);
-}
-
-function startServer(server: LabNode, index: 0 | 1): Promise<HostProcess> {
-  const manifests = ["--manifests", "/etc/edgemesh/manifests"];
-  return server.start(`server-${index + 1}`, ["server", "--url", URLS[index], ...manifests, ...flagsOf(index)], {
-    ready: { log: /server ready/ },
-  });
-}
-
-async function connected(mesh: Mesh, node: LabNode): Promise<number> {
-  return (await mesh.status(node)).servers.filter((server) => server.state === "connected").length;
-}
 
 async function pathTo(mesh: Mesh, node: LabNode, peer: string): Promise<string | undefined> {
   return (await mesh.status(node)).peers.find((p) => p.node === peer)?.path;

@@ -89,6 +89,7 @@ export class ControlClient {
   #abort: AbortController | undefined;
   #cancelWait: CancelTimer | undefined;
   #lastError = "";
+  #retired = false;
 
   constructor(options: ControlClientOptions) {
     this.#options = options;
@@ -107,6 +108,13 @@ export class ControlClient {
     this.#cancelWait?.();
     this.#abort?.abort(new MeshError("SHUTDOWN", "The agent is stopping"));
     if (phase === "up") this.#live?.stop("SHUTDOWN", true);
+  }
+
+  /** Ends the connection like one that is lost, telling everybody, and stops trying: the server is not ours any more. */
+  retire(): void {
+    this.#retired = true;
+    if (this.#state.phase === "up") this.#live!.stop("SHUTDOWN", true);
+    this.close();
   }
 
   /** Tries at once instead of waiting on, and doubts a connection that stands: the network has changed. */
@@ -249,6 +257,7 @@ export class ControlClient {
       this.#options.onDown(error.code);
       if (gone.length > 0) this.#options.onPeers([], gone);
     }
+    if (this.#retired) return;
     const lost = state.phase === "up" && (error.code === "PEER_GONE" || error.code === "TIMEOUT");
     this.#retry(error, lost ? "lost" : "refused");
   }

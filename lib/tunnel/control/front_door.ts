@@ -1,6 +1,6 @@
 /**
- * The server's public port: TLS 1.3, then HTTP/1.1 for exactly two things, joining and the control connection. To
- * anybody else it is a web server without a name that has nothing (404).
+ * The server's public port: TLS 1.3, then HTTP/1.1 for exactly three things: joining, the control connection, and what
+ * servers of one mesh post to each other. To anybody else it is a web server without a name that has nothing (404).
  *
  * Each connection has one deadline from accept to upgrade or answer, so slow handshakes, slow headers and slow bodies
  * all end the same way; each source and the whole port have a cap of connections that are not agents yet.
@@ -54,6 +54,17 @@ export interface JoinAnswer {
   readonly retryAfter?: number;
 }
 
+/** A path that takes a posted text beside {@link JOIN_PATH}. */
+export interface DoorPost {
+  /** Bytes of the text. */
+  readonly maxBytes: number;
+  /**
+   * Judges the sender's certificates (DER, its own first, empty without) before a byte of the text is read, and gives
+   * what answers it. Throws MeshError to refuse.
+   */
+  admit(chain: readonly Uint8Array[]): (body: string, source: string) => Promise<JoinAnswer>;
+}
+
 export interface DoorOptions<P extends PeerIdentity> {
   readonly clock: Clock;
   readonly log: Logger;
@@ -62,6 +73,8 @@ export interface DoorOptions<P extends PeerIdentity> {
   verify(chain: readonly Uint8Array[]): P;
   /** Answers a join request. `source` is the sender's address. Rejections become 500 without details. */
   join(body: string, source: string): Promise<JoinAnswer>;
+  /** By path. */
+  readonly posts?: ReadonlyMap<string, DoorPost> | undefined;
   /** Whether this agent is wanted now. Rejects with MeshError; the agent is told. */
   admit(peer: P): Promise<void>;
   /** A verified agent's control connection is open. */
@@ -195,20 +208,32 @@ export class FrontDoor<P extends PeerIdentity> {
 
   async #request(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
     const visitor = this.#visitors.get(request.socket);
-    if (!visitor || request.method !== "POST" || request.url !== JOIN_PATH) return answer(response, 404, "");
+    const post = request.method === "POST" ? this.#post(request.url ?? "") : undefined;
+    if (!visitor || !post) return answer(response, 404, "");
     if (this.#joins >= this.#limits.joins) return answer(response, 429, "", 5);
     this.#joins++;
     try {
-      const body = await readBody(request, this.#limits.joinBytes);
+      const handle = post.admit(visitor.chain);
+      const body = await readBody(request, post.maxBytes);
       if (body === undefined) return answer(response, 413, "");
-      const { status, body: text, retryAfter } = await this.#options.join(body, visitor.from.ip);
+      const { status, body: text, retryAfter } = await handle(body, visitor.from.ip);
       answer(response, status, text, retryAfter);
     } catch (error) {
+      const code = codeOf(error);
+      if (code === "CERT_UNTRUSTED" || code === "REVOKED") {
+        this.#options.log.warn("server refused", { source: visitor.from.ip, reason: code, error: describe(error) });
+        return answer(response, 404, "");
+      }
       this.#options.log.error("join failed", { source: visitor.from.ip, error: describe(error) });
       answer(response, 500, "");
     } finally {
       this.#joins--;
     }
+  }
+
+  #post(path: string): DoorPost | undefined {
+    if (path !== JOIN_PATH) return this.#options.posts?.get(path);
+    return { maxBytes: this.#limits.joinBytes, admit: () => this.#options.join };
   }
 
   async #upgrade(request: http.IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {

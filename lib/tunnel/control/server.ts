@@ -14,7 +14,7 @@ import type { TlsCredentials } from "../carriers/engine.ts";
 import { LegRelay, type LegRelayOptions, type LegRelayStats } from "../relay/leg_relay.ts";
 import { type RelayLimits, type RelayOptions, type RelayStats, RelaySwitch } from "../relay/switch.ts";
 import { AgentLink, type AgentStats } from "./agent_link.ts";
-import { type DoorLimits, FrontDoor, type JoinAnswer } from "./front_door.ts";
+import { type DoorLimits, type DoorPost, FrontDoor, type JoinAnswer } from "./front_door.ts";
 import type { EntranceSockets } from "./entrance.ts";
 import { LEGS_FEATURE } from "./leg_message.ts";
 import { CONTROL_VERSION, type ControlMessage, encodeControl, MAX_PEERS } from "./message.ts";
@@ -44,6 +44,8 @@ export interface ControlServerOptions<P extends PeerIdentity> {
   admit?(peer: P): Promise<void>;
   /** Answers `POST /v1/join`; see DoorOptions.join. */
   join(body: string, source: string): Promise<JoinAnswer>;
+  /** What else is posted to the door; see DoorOptions.posts. */
+  readonly posts?: ReadonlyMap<string, DoorPost> | undefined;
   /** Answers a renewal over the agent's connection; the text is the identity module's. Must not reject. */
   renew(peer: P, body: string): Promise<string>;
   /** The current revocation list, as JSON value. */
@@ -127,6 +129,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       credentials: options.credentials,
       verify: options.verify,
       join: options.join,
+      posts: options.posts,
       admit: (peer) => this.#admit(peer),
       onAgent: (ws, peer, observed) => this.#arrived(ws, peer, observed),
       ...(options.legs && legs

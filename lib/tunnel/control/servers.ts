@@ -53,15 +53,14 @@ export interface ServerStatus {
 }
 
 export class Servers {
-  readonly clients: readonly ControlClient[];
+  readonly #make: (url: string) => ControlClient;
+  #clients: readonly ControlClient[] = [];
+  #started = false;
 
   /** Throws MeshError CONFIG_INVALID for no or too many addresses. */
   constructor(options: ServersOptions, events: ServersEvents) {
     const { urls, ...basics } = options;
-    if (urls.length === 0 || urls.length > MAX_SERVERS) {
-      throw new MeshError("CONFIG_INVALID", `${urls.length} servers are configured; 1 to ${MAX_SERVERS} are possible`);
-    }
-    this.clients = urls.map((url) => {
+    this.#make = (url) => {
       const client: ControlClient = new ControlClient({
         ...basics,
         url,
@@ -84,11 +83,32 @@ export class Servers {
         onChannel: (leg) => events.onChannel(leg),
       });
       return client;
-    });
+    };
+    this.use(urls);
+  }
+
+  /** In the configured order. Another array after {@link use}. */
+  get clients(): readonly ControlClient[] {
+    return this.#clients;
   }
 
   start(): void {
+    this.#started = true;
     for (const client of this.clients) client.start();
+  }
+
+  /**
+   * Connects to these servers from now on. One that is named still keeps its connection; one that is not any more ends
+   * it, as if it were lost: what was relayed there moves. Throws MeshError CONFIG_INVALID for no or too many addresses.
+   */
+  use(urls: readonly string[]): void {
+    if (urls.length === 0 || urls.length > MAX_SERVERS) {
+      throw new MeshError("CONFIG_INVALID", `${urls.length} servers are configured; 1 to ${MAX_SERVERS} are possible`);
+    }
+    const before = this.#clients;
+    this.#clients = urls.map((url) => before.find((client) => client.url === url) ?? this.#make(url));
+    if (this.#started) this.start();
+    for (const client of before) if (!urls.includes(client.url)) client.retire();
   }
 
   close(): void {
