@@ -8,7 +8,6 @@ import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
-import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
 import { DiskSnapshot } from "../lib/meta/disk.ts";
@@ -20,7 +19,7 @@ import { MetaStore } from "../lib/meta/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { startAdmin } from "./admin_server.ts";
 import {
-  connectionLimit,
+  allowedConnections,
   forwardConfig,
   guardPolicy,
   nodeFacts,
@@ -232,15 +231,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     void forwarder?.setConfig(forwardConfig(live, cidrs, native.works));
   });
   stack.defer(() => native.close());
-  const openFiles = raiseFileLimit().soft;
-  const maxConnections = connectionLimit(config, openFiles);
-  if (maxConnections < config.forward.maxConnections) {
-    log.warn("fewer connections than forward.maxConnections are carried at a time: open files are limited", {
-      maxConnections,
-      openFiles,
-      hint: "LimitNOFILE= in the unit, or ulimit -n",
-    });
-  }
+  const maxConnections = allowedConnections(config, log);
   const startForwarding = () =>
     new Forwarder({
       loop,

@@ -9,6 +9,8 @@ import {
 } from "../lib/forward/facts.ts";
 import { unhookedBridges } from "../lib/linux/bridges.ts";
 import { openLinks } from "../lib/linux/link_table.ts";
+import { raiseFileLimit } from "../lib/linux/privileges.ts";
+import type { Logger } from "../lib/log.ts";
 import type { GuardPolicy } from "../lib/meta/guard.ts";
 import type { MetaReader } from "../lib/meta/model.ts";
 
@@ -119,6 +121,20 @@ const DESCRIPTORS_FOR_OTHERS = 256;
 /** A proxied connection has two sockets. */
 const DESCRIPTORS_EACH = 2;
 const FEWEST_CONNECTIONS = 16;
+
+/** Connections that are carried at a time; says so where the machine allows fewer than the configuration. */
+export function allowedConnections(config: AgentConfig, log: Logger): number {
+  const openFiles = raiseFileLimit().soft;
+  const maxConnections = connectionLimit(config, openFiles);
+  if (maxConnections < config.forward.maxConnections) {
+    log.warn("fewer connections than forward.maxConnections are carried at a time: open files are limited", {
+      maxConnections,
+      openFiles,
+      hint: "LimitNOFILE= in the unit, or ulimit -n",
+    });
+  }
+  return maxConnections;
+}
 
 /** Connections that may be open at a time: as configured, as far as this process has descriptors for them. */
 export function connectionLimit(config: AgentConfig, fileLimit: number): number {

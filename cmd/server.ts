@@ -39,6 +39,7 @@ import { reloadOnHangup } from "./reload.ts";
 import { filesSource, kubeSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
 import { collectServerMetrics } from "./server_metrics.ts";
+import { publishRevocations } from "./server_nodes.ts";
 import { serverRoutes } from "./server_routes.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
@@ -202,11 +203,6 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   stack.defer(startWatchdog());
   stack.defer(keepMemoryLow(clock));
   return ownedBy(running, stack, log);
-}
-
-/** Tells every agent who is revoked, and cuts connections of whoever is on the list now. */
-export function publishRevocations(identity: IdentityServer, control: ControlServer<VerifiedPeer>): void {
-  control.pushRevocations((peer) => identity.trust.revocations.find({ ...peer, serial: "" }) !== undefined);
 }
 
 /** Records channel frames for whoever wants to look at what a relay sees. */

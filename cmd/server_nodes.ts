@@ -1,9 +1,17 @@
 /** Admin routes about enrolled nodes. */
 import type { AdminRoute } from "../lib/admin.ts";
 import { MeshError } from "../lib/errors.ts";
+import type { IdentityServer } from "../lib/identity/server.ts";
+import type { VerifiedPeer } from "../lib/identity/trust.ts";
+import type { ControlServer } from "../lib/tunnel/control/server.ts";
 import type { RevocationList } from "../lib/identity/revocation.ts";
 import type { ListedNode } from "./node.ts";
-import { publishRevocations, type RunningServer } from "./server.ts";
+import type { RunningServer } from "./server.ts";
+
+/** Tells every agent who is revoked, and cuts connections of whoever is on the list now. */
+export function publishRevocations(identity: IdentityServer, control: ControlServer<VerifiedPeer>): void {
+  control.pushRevocations((peer) => identity.trust.revocations.find({ ...peer, serial: "" }) !== undefined);
+}
 
 export function nodeRoutes(server: RunningServer): AdminRoute[] {
   const { identity, control } = server;

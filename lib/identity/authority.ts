@@ -37,7 +37,7 @@ export const AUTHORITY_FILE = "authority.json";
 /** `state` is there during a rotation, and while ca.crt and ca.key are being brought after it. */
 const FILE = object({ format: literal(1), generation: integer(0), state: optional(AUTHORITY_STATE) });
 
-/** For `edgemesh server ca status` and the status document; no keys. */
+/** For edgemesh server ca status and the status document; no keys. */
 export interface AuthorityView {
   readonly generation: number;
   /** What a join line pins now, and what servers show. */
@@ -144,8 +144,8 @@ export class Authority implements CertificateAuthority {
   /** Announces a new authority. Throws CONFIG_INVALID. In force, and on disk, when it resolves. */
   rotate(now: WallMs, overlapMs: number): Promise<void> {
     return this.#serial.run(async () => {
-      const title = `edgemesh authority ${this.generation + 1}-${new Date(now).toISOString().slice(0, 10)}`;
-      const next = await makeMaterial({ trustDomain: this.trustDomain, now, title });
+      const suffix = ` ${this.generation + 1}-${new Date(now).toISOString().slice(0, 10)}`;
+      const next = await makeMaterial({ trustDomain: this.trustDomain, now, suffix });
       await this.#take(afterStep(this.#opened.state, { step: "rotate", next, now, overlapMs }));
     });
   }

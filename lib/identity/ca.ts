@@ -114,9 +114,9 @@ export async function createAuthority(
   await writeMaterial(files, await makeMaterial(options));
 }
 
-/** A new self-signed authority, nowhere kept yet. Throws CONFIG_INVALID. `title` tells it from its predecessor. */
+/** A new self-signed authority, nowhere kept yet. Throws CONFIG_INVALID. `suffix` tells it from its predecessor. */
 export async function makeMaterial(
-  options: { readonly trustDomain: string; readonly now: WallMs; readonly title?: string },
+  options: { readonly trustDomain: string; readonly now: WallMs; readonly suffix?: string },
 ): Promise<AuthorityMaterial> {
   const { trustDomain, now } = options;
   if (!isTrustDomain(trustDomain)) {
@@ -128,7 +128,7 @@ export async function makeMaterial(
   const keys = await crypto.subtle.generateKey(ALGORITHM, true, ["sign", "verify"]) as CryptoKeyPair;
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: randomSerial(),
-    name: `CN=${options.title ?? "edgemesh authority"}`,
+    name: `CN=edgemesh authority${options.suffix ?? ""}`,
     notBefore: seconds(now - BACKDATE_MS),
     notAfter: seconds(now + AUTHORITY_LIFETIME_MS),
     signingAlgorithm: ALGORITHM,
