@@ -18,7 +18,7 @@ import type { Connections, SeenConnection, Tracked } from "./connections.ts";
 import { count, type Counters } from "./counters.ts";
 import { authorize, type InboundPolicy } from "./inbound.ts";
 import { join, type Joined, type SocketLoop } from "./join.ts";
-import type { PipeKit } from "./pipe.ts";
+import type { PipeKit, PipeOwner } from "./pipe.ts";
 
 /** Who opened it, as proven by mutual TLS. */
 export interface Peer {
@@ -108,7 +108,7 @@ export class Incoming {
   }
 }
 
-class InboundStream implements Tracked {
+class InboundStream implements Tracked, PipeOwner {
   readonly #deps: IncomingDeps;
   readonly #incoming: IncomingStream;
   readonly #dial: IpPort;
@@ -125,7 +125,7 @@ class InboundStream implements Tracked {
   }
 
   get bytes(): number {
-    return this.#pipe ? this.#pipe.forward + this.#pipe.backward : 0;
+    return this.#pipe ? this.#pipe.aToB + this.#pipe.bToA : 0;
   }
 
   get halfClosed(): boolean {
@@ -141,8 +141,8 @@ class InboundStream implements Tracked {
       endpoint: hostPort(this.#dial),
       way: "inbound",
       ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
-      bytesOut: this.#pipe.forward,
-      bytesIn: this.#pipe.backward,
+      bytesOut: this.#pipe.aToB,
+      bytesIn: this.#pipe.bToA,
     };
   }
 
@@ -161,16 +161,31 @@ class InboundStream implements Tracked {
 
   reset(code: ReasonCode): void {
     if (this.#over) return;
-    if (this.#pipe) return this.#pipe.reset(code);
+    if (this.#pipe) {
+      this.#pipe.reset(code);
+      return this.onEnd();
+    }
     this.#dialled?.reset(code);
     this.#refuse(code);
+  }
+
+  /** Both streams are over. */
+  onEnd(): void {
+    if (this.#over) return;
+    this.#over = true;
+    this.#deps.connections.delete(this);
+    if (!this.#pipe) return;
+    const { inbound } = this.#deps.counters;
+    inbound.active--;
+    inbound.bytesOut += this.#pipe.aToB;
+    inbound.bytesIn += this.#pipe.bToA;
   }
 
   #refuse(code: ReasonCode): void {
     if (this.#over) return;
     this.#deps.counters.inbound.dialFailures++;
     this.#incoming.refuse(code);
-    this.#end();
+    this.onEnd();
   }
 
   /** Accepted only now: the other side's `onOpen` then means that the endpoint has answered. */
@@ -178,18 +193,7 @@ class InboundStream implements Tracked {
     const stream = this.#incoming.accept(idle);
     this.#deps.counters.inbound.opened++;
     this.#deps.counters.inbound.active++;
-    this.#pipe = join(this.#deps, stream, this.#dialled!, () => this.#end());
-  }
-
-  #end(): void {
-    if (this.#over) return;
-    this.#over = true;
-    this.#deps.connections.delete(this);
-    if (!this.#pipe) return;
-    const { inbound } = this.#deps.counters;
-    inbound.active--;
-    inbound.bytesOut += this.#pipe.forward;
-    inbound.bytesIn += this.#pipe.backward;
+    this.#pipe = join(this.#deps, [stream, this.#dialled!], this);
   }
 }
 

@@ -41,8 +41,11 @@ export class PipeKit {
   }
 }
 
-/** Called once, when both streams are over. `undefined`: both directions ended cleanly. */
-export type OnPipeEnd = (reason: ReasonCode | undefined) => void;
+/** Whoever joined two streams. */
+export interface PipeOwner {
+  /** Both are over; told once. `undefined`: both directions ended cleanly. */
+  onEnd(reason: ReasonCode | undefined): void;
+}
 
 /** What was read from one stream before it was joined: so much the other one has, and that it has not. */
 export interface Ahead {
@@ -53,12 +56,12 @@ export interface Ahead {
 export class Pipe {
   readonly #a: Side;
   readonly #b: Side;
-  readonly #onEnd: OnPipeEnd;
+  readonly #owner: PipeOwner;
   #over = false;
 
   /** Takes over the handlers of both streams, which must be open, and starts at once. `ahead` goes from `a` to `b`. */
-  constructor(kit: PipeKit, a: MeshStream, b: MeshStream, onEnd: OnPipeEnd, ahead?: Ahead) {
-    this.#onEnd = onEnd;
+  constructor(kit: PipeKit, a: MeshStream, b: MeshStream, owner: PipeOwner, ahead?: Ahead) {
+    this.#owner = owner;
     this.#a = new Side(kit, a, this);
     this.#b = new Side(kit, b, this);
     this.#a.other = this.#b;
@@ -72,12 +75,12 @@ export class Pipe {
   }
 
   /** Bytes that went from a to b. */
-  get forward(): number {
+  get aToB(): number {
     return this.#a.bytes;
   }
 
   /** Bytes that went from b to a. */
-  get backward(): number {
+  get bToA(): number {
     return this.#b.bytes;
   }
 
@@ -86,25 +89,26 @@ export class Pipe {
     return this.#a.ended !== this.#b.ended;
   }
 
-  /** Ends both streams. `onEnd` is called before this returns, once. */
+  /** Ends both streams without a callback. */
   reset(code: ReasonCode): void {
-    this.finish(code, undefined);
+    this.#stop(code, undefined);
   }
 
   /** Called by a side whose stream is over. */
   sideClosed(side: Side, reason: ReasonCode | undefined): void {
-    if (reason !== undefined) this.finish(reason, side);
-    else if (side.other.closed) this.finish(undefined, side);
+    if (reason === undefined && !side.other.closed) return;
+    if (this.#stop(reason, side)) this.#owner.onEnd(reason);
   }
 
-  finish(reason: ReasonCode | undefined, closed: Side | undefined): void {
-    if (this.#over) return;
+  /** Whether it was running until now. */
+  #stop(reason: ReasonCode | undefined, closed: Side | undefined): boolean {
+    if (this.#over) return false;
     this.#over = true;
     for (const side of [this.#a, this.#b]) {
       side.release();
       if (reason !== undefined && side !== closed && !side.closed) side.stream.reset(reason);
     }
-    this.#onEnd(reason);
+    return true;
   }
 
   get over(): boolean {

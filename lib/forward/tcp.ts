@@ -16,7 +16,7 @@ import { FirstRequest } from "./first_request.ts";
 import { type Found, type FrontendIndex, verdictFor } from "./frontends.ts";
 import type { Picker } from "./picker.ts";
 import { join, type Joined, type SocketLoop } from "./join.ts";
-import type { PipeKit } from "./pipe.ts";
+import type { PipeKit, PipeOwner } from "./pipe.ts";
 import type { Slot, Verdict } from "./plan_model.ts";
 
 /** Endpoints tried for one connection; a client that waits longer than a few attempts has given up itself. */
@@ -123,7 +123,7 @@ function saysDown(reason: ReasonCode): boolean {
  * From accept to the end. It is its own handler while an endpoint is dialled (one dial at a time, and none speaks after
  * it has failed), so that an open connection keeps few objects alive: there may be thousands that do nothing.
  */
-class Connection implements Tracked, StreamHandler {
+class Connection implements Tracked, StreamHandler, PipeOwner {
   readonly #deps: TcpDeps;
   #found: Found;
   readonly #started: MonoMs;
@@ -154,7 +154,7 @@ class Connection implements Tracked, StreamHandler {
   }
 
   get bytes(): number {
-    return this.#joined ? this.#joined.forward + this.#joined.backward : 0;
+    return this.#joined ? this.#joined.aToB + this.#joined.bToA : 0;
   }
 
   get halfClosed(): boolean {
@@ -172,8 +172,8 @@ class Connection implements Tracked, StreamHandler {
       ...(slot.node === undefined ? {} : { node: slot.node }),
       way: slot.way,
       ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
-      bytesOut: this.#joined.forward,
-      bytesIn: this.#joined.backward,
+      bytesOut: this.#joined.aToB,
+      bytesIn: this.#joined.bToA,
     };
   }
 
@@ -200,11 +200,13 @@ class Connection implements Tracked, StreamHandler {
 
   reset(code: ReasonCode): void {
     if (this.#over) return;
-    if (this.#joined) return this.#joined.reset(code);
-    this.#first?.cancel();
-    this.#dialled?.reset(code);
-    this.#accepted!.stream.reset(code);
-    this.#end(code);
+    if (this.#joined) this.#joined.reset(code);
+    else {
+      this.#first?.cancel();
+      this.#dialled?.reset(code);
+      this.#accepted!.stream.reset(code);
+    }
+    this.onEnd(code);
   }
 
   /** Dials the next endpoint, or gives up. */
@@ -256,7 +258,7 @@ class Connection implements Tracked, StreamHandler {
     if (!this.#deps.accessLog) this.#accepted = undefined;
     const early = this.#early;
     this.#early = undefined;
-    this.#joined = join(this.#deps, client, this.#dialled!, (reason) => this.#end(reason), early);
+    this.#joined = join(this.#deps, [client, this.#dialled!], this, early);
     this.#dialled = undefined;
   }
 
@@ -279,7 +281,7 @@ class Connection implements Tracked, StreamHandler {
   clientGone(reason: ReasonCode): void {
     if (this.#over) return;
     this.#dialled?.reset(reason);
-    this.#end(reason);
+    this.onEnd(reason);
   }
 
   #dial(slot: Slot, timeoutMs: number): void {
@@ -325,7 +327,8 @@ class Connection implements Tracked, StreamHandler {
     this.reset(reason);
   }
 
-  #end(reason: ReasonCode | undefined): void {
+  /** Both streams are over, or no endpoint could be had. */
+  onEnd(reason: ReasonCode | undefined): void {
     if (this.#over) return;
     this.#over = true;
     this.#deadline?.();
@@ -334,8 +337,8 @@ class Connection implements Tracked, StreamHandler {
       const way = this.#way(this.#slot!);
       way.active--;
       this.#deps.picker.closed(this.#found.port, this.#slot!);
-      way.bytesOut += this.#joined.forward;
-      way.bytesIn += this.#joined.backward;
+      way.bytesOut += this.#joined.aToB;
+      way.bytesIn += this.#joined.bToA;
     }
     // Switched on meanwhile: who the client was is not known any more.
     if (this.#deps.accessLog && this.#accepted) this.#accessLine(reason);
@@ -356,8 +359,8 @@ class Connection implements Tracked, StreamHandler {
       node: this.#slot?.node ?? "-",
       way: this.#slot?.way ?? "-",
       ms: Math.round(this.#deps.clock.now() - this.#started),
-      out: this.#joined?.forward ?? 0,
-      in: this.#joined?.backward ?? 0,
+      out: this.#joined?.aToB ?? 0,
+      in: this.#joined?.bToA ?? 0,
       attempts: this.#attempts,
       result: reason ?? "OK",
     });

@@ -21,7 +21,7 @@ import type { Fd } from "./ffi.ts";
 import { type Deferred, Poller } from "./poller.ts";
 import { addressFamily } from "./sockaddr.ts";
 import { SocketOps } from "./socket_ops.ts";
-import { Splice, SpliceKit, type SpliceOptions } from "./splice.ts";
+import { Splice, type SpliceAhead, SpliceKit, type SpliceOwner } from "./splice.ts";
 import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET, SOL_TCP, TCP_MAXSEG } from "./structs.ts";
 import { TcpListener } from "./tcp_listener.ts";
 import { dialReason, setStreamOptions } from "./tcp_options.ts";
@@ -129,10 +129,10 @@ export class EpollLoop implements Loop {
    * Moves all bytes between two streams inside the kernel until both are over. The loop owns them from here on.
    * Undefined, with nothing done, when one of them is no socket of a loop: the caller copies then.
    */
-  splice(a: MeshStream, b: MeshStream, options: SpliceOptions): Splice | undefined {
+  splice(a: MeshStream, b: MeshStream, owner: SpliceOwner, ahead?: SpliceAhead): Splice | undefined {
     if (!(a instanceof TcpStream) || !(b instanceof TcpStream)) return undefined;
     this.#splices ??= new SpliceKit(this.#ops.c, this.#poller);
-    return new Splice(this.#splices, [a, b], options);
+    return new Splice(this.#splices, [a, b], owner, ahead);
   }
 
   /** Calls `onReadable` as long as the descriptor has something to read: netlink, TUN. The caller keeps owning it. */

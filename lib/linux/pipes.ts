@@ -17,6 +17,7 @@ export class PipePool {
   readonly #c: Libc;
   readonly #pair = Memory.allocate(8);
   readonly #spare: Pipe[] = [];
+  readonly #taken = new Set<Pipe>();
   /** Why the last pipe could not be made; 0 if it could. */
   lastError = 0;
 
@@ -26,8 +27,27 @@ export class PipePool {
 
   /** An empty pipe; undefined when no descriptor is free. */
   take(): Pipe | undefined {
-    const spare = this.#spare.pop();
-    if (spare) return spare;
+    const pipe = this.#spare.pop() ?? this.#make();
+    if (pipe) this.#taken.add(pipe);
+    return pipe;
+  }
+
+  /** Takes a pipe back. One with bytes in it is closed: they belong to one connection. */
+  give(pipe: Pipe, empty: boolean): void {
+    // After the pool was closed there is nothing to take back.
+    if (!this.#taken.delete(pipe)) return;
+    if (empty && this.#spare.length < SPARE_PIPES) this.#spare.push(pipe);
+    else this.#close(pipe);
+  }
+
+  /** Closes all pipes, those in use, too. */
+  close(): void {
+    for (const pipe of [...this.#spare.splice(0), ...this.#taken]) this.#close(pipe);
+    this.#taken.clear();
+    this.#pair.free();
+  }
+
+  #make(): Pipe | undefined {
     if (this.#c.pipe2(this.#pair.pointer, SOCK_NONBLOCK | SOCK_CLOEXEC) < 0) {
       this.lastError = errno();
       return undefined;
@@ -36,17 +56,6 @@ export class PipePool {
     const pipe = { read: this.#pair.i32[0]!, write: this.#pair.i32[1]! };
     this.#c.fcntl(pipe.write, F_SETPIPE_SZ, PIPE_BYTES);
     return pipe;
-  }
-
-  /** Takes a pipe back. One with bytes in it is closed: they belong to one connection. */
-  give(pipe: Pipe, empty: boolean): void {
-    if (empty && this.#spare.length < SPARE_PIPES) this.#spare.push(pipe);
-    else this.#close(pipe);
-  }
-
-  close(): void {
-    for (const pipe of this.#spare.splice(0)) this.#close(pipe);
-    this.#pair.free();
   }
 
   #close(pipe: Pipe): void {

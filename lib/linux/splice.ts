@@ -18,13 +18,18 @@ const BULK_LEAVE_BYTES = 16 * 1024;
 /** Rounds of one direction before other connections get their turn. */
 const ROUNDS_PER_TURN = 16;
 
-/** Told once, from the loop, when both connections are over. `aToB` and `bToA` are bytes delivered to the kernel. */
-export type OnSpliceEnd = (reason: ReasonCode | undefined, aToB: number, bToA: number) => void;
+/** Whoever joined two connections. */
+export interface SpliceOwner {
+  /** Both are over; told once, from the loop. `aToB` and `bToA` are bytes delivered to the kernel. */
+  onEnd(reason: ReasonCode | undefined, aToB: number, bToA: number): void;
+}
 
-export interface SpliceOptions {
-  readonly onEnd: OnSpliceEnd;
-  /** Bytes of `a` that were read before and go to `b` first; they must not change until they are sent. */
-  readonly first?: Uint8Array;
+/** What was read of `a` before. */
+export interface SpliceAhead {
+  /** So many bytes of it `b` has already. */
+  readonly sent: number;
+  /** The rest goes first, and must not change until it is sent. */
+  readonly rest: Uint8Array | undefined;
 }
 
 /** What the splices of one loop share. */
@@ -33,7 +38,6 @@ export class SpliceKit {
   readonly poller: Poller;
   readonly pipes: PipePool;
   readonly buffer = Memory.allocate(COPY_BYTES);
-  readonly active = new Set<Splice>();
 
   constructor(c: Libc, poller: Poller) {
     this.c = c;
@@ -42,7 +46,6 @@ export class SpliceKit {
   }
 
   close(): void {
-    for (const splice of this.active) splice.abandon();
     this.pipes.close();
     this.buffer.free();
   }
@@ -50,28 +53,32 @@ export class SpliceKit {
 
 /** A running transfer between two connections. It owns both: nobody else may use them. */
 export class Splice {
-  readonly #kit: SpliceKit;
-  readonly #a: TcpStream;
-  readonly #b: TcpStream;
-  readonly #onEnd: OnSpliceEnd;
+  readonly kit: SpliceKit;
+  /** Nothing moves any more. */
+  over = false;
+  readonly #owner: SpliceOwner;
   readonly #aToB: Flow;
   readonly #bToA: Flow;
   #open = 2;
 
-  constructor(kit: SpliceKit, ends: readonly [a: TcpStream, b: TcpStream], options: SpliceOptions) {
-    this.#kit = kit;
-    [this.#a, this.#b] = ends;
-    this.#onEnd = options.onEnd;
-    this.#aToB = new Flow(kit, this.#a, this.#b, options.first);
-    this.#bToA = new Flow(kit, this.#b, this.#a, undefined);
-    this.#aToB.belongTo(this, this.#bToA);
-    this.#bToA.belongTo(this, this.#aToB);
-    this.#a.handler = this.#aToB;
-    this.#b.handler = this.#bToA;
-    kit.active.add(this);
+  constructor(
+    kit: SpliceKit,
+    [a, b]: readonly [a: TcpStream, b: TcpStream],
+    owner: SpliceOwner,
+    ahead: SpliceAhead | undefined,
+  ) {
+    this.kit = kit;
+    this.#owner = owner;
+    this.#aToB = new Flow(this, a);
+    this.#bToA = new Flow(this, b);
+    this.#aToB.back = this.#bToA;
+    this.#bToA.back = this.#aToB;
+    a.handler = this.#aToB;
+    b.handler = this.#bToA;
+    if (ahead) this.#aToB.startAfter(ahead);
     // What was announced to the owner before us will not be announced again.
-    if (this.#a.isAnnounced || options.first !== undefined) kit.poller.defer(this.#aToB);
-    if (this.#b.isAnnounced) kit.poller.defer(this.#bToA);
+    if (a.isAnnounced || ahead?.rest !== undefined) kit.poller.defer(this.#aToB);
+    if (b.isAnnounced) kit.poller.defer(this.#bToA);
   }
 
   /** Bytes given to `b` so far. */
@@ -84,18 +91,16 @@ export class Splice {
     return this.#bToA.bytes;
   }
 
-  /** Breaks both connections without a callback. */
-  reset(code: ReasonCode): void {
-    this.#a.reset(code);
-    this.#b.reset(code);
-    this.abandon();
+  /** The kernel moves the bytes; who has ended its direction is its business. */
+  get halfClosed(): boolean {
+    return false;
   }
 
-  /** Gives the pipes back; the connections are closed by whoever closes the loop. */
-  abandon(): void {
-    this.#aToB.release();
-    this.#bToA.release();
-    this.#kit.active.delete(this);
+  /** Breaks both connections without a callback. */
+  reset(code: ReasonCode): void {
+    this.#aToB.from.reset(code);
+    this.#bToA.from.reset(code);
+    this.#release();
   }
 
   /** One connection is over; `other` is the one that is left. */
@@ -106,8 +111,14 @@ export class Splice {
       this.#open = 0;
     }
     if (this.#open > 0) return;
-    this.abandon();
-    this.#onEnd(reason, this.aToB, this.bToA);
+    this.#release();
+    this.#owner.onEnd(reason, this.aToB, this.bToA);
+  }
+
+  #release(): void {
+    this.over = true;
+    this.#aToB.release();
+    this.#bToA.release();
   }
 }
 
@@ -116,34 +127,30 @@ export class Splice {
  * object of its own for the handler would be a third of what each takes.
  */
 class Flow implements Deferred, StreamHandler {
+  readonly from: TcpStream;
+  /** The other direction; set before anything moves. */
+  back!: Flow;
   bytes = 0;
-  #splice!: Splice;
-  #back!: Flow;
-  readonly #kit: SpliceKit;
-  readonly #from: TcpStream;
-  readonly #to: TcpStream;
+  readonly #splice: Splice;
   #pipe: Pipe | undefined;
   #inPipe = 0;
   /** Bytes that follow those in the pipe and have no room there. */
   #rest: Uint8Array | undefined;
   #bulk = false;
-  #released = false;
+  #ended = false;
 
-  constructor(kit: SpliceKit, from: TcpStream, to: TcpStream, first: Uint8Array | undefined) {
-    this.#kit = kit;
-    this.#from = from;
-    this.#to = to;
-    this.#rest = first !== undefined && first.length > 0 ? first : undefined;
+  constructor(splice: Splice, from: TcpStream) {
+    this.#splice = splice;
+    this.from = from;
   }
 
-  /** Ties the two directions together; once, before anything moves. */
-  belongTo(splice: Splice, back: Flow): void {
-    this.#splice = splice;
-    this.#back = back;
+  startAfter({ sent, rest }: SpliceAhead): void {
+    this.bytes = sent;
+    if (rest !== undefined && rest.length > 0) this.#rest = rest;
   }
 
   onOpen(): void {
-    this.#back.run();
+    this.back.run();
     this.run();
   }
 
@@ -152,16 +159,18 @@ class Flow implements Deferred, StreamHandler {
   }
 
   onWritable(): void {
-    this.#back.run();
+    this.back.run();
   }
 
   onClose(reason: ReasonCode | undefined): void {
-    this.#splice.ended(this.#to, reason);
+    this.#splice.ended(this.back.from, reason);
   }
 
   /** Moves what can be moved now. */
   run(): void {
-    if (this.#released || !this.#to.isOpen) return;
+    const to = this.back.from;
+    if (this.#splice.over || !to.isOpen) return;
+    if (this.#ended) return to.closeWrite();
     let moved = 0;
     for (let round = 0; round < ROUNDS_PER_TURN; round++) {
       if (!this.#flush()) return;
@@ -172,15 +181,16 @@ class Flow implements Deferred, StreamHandler {
       }
       if (n === 0) {
         this.#givePipe();
-        return this.#to.closeWrite();
+        // At the end of the turn: where the other direction has ended by then, each connection is closed by one call.
+        this.#ended = true;
+        break;
       }
       moved += n;
     }
-    this.#kit.poller.defer(this);
+    this.#splice.kit.poller.defer(this);
   }
 
   release(): void {
-    this.#released = true;
     this.#rest = undefined;
     this.#givePipe();
   }
@@ -188,13 +198,13 @@ class Flow implements Deferred, StreamHandler {
   /** Sends what was read before; whether all of it left. */
   #flush(): boolean {
     if (this.#inPipe > 0) {
-      const n = this.#to.spliceOut(this.#pipe!.read, this.#inPipe);
+      const n = this.back.from.spliceOut(this.#pipe!.read, this.#inPipe);
       this.#inPipe -= n;
       this.bytes += n;
       if (this.#inPipe > 0) return false;
     }
     if (this.#rest !== undefined) {
-      const n = this.#to.write(this.#rest, 0, this.#rest.length);
+      const n = this.back.from.write(this.#rest, 0, this.#rest.length);
       this.bytes += n;
       this.#rest = n === this.#rest.length ? undefined : this.#rest.subarray(n);
     }
@@ -202,21 +212,21 @@ class Flow implements Deferred, StreamHandler {
   }
 
   #spliceIn(): number {
-    this.#pipe ??= this.#kit.pipes.take();
+    this.#pipe ??= this.#splice.kit.pipes.take();
     if (this.#pipe === undefined) {
       this.#bulk = false;
       return this.#copy();
     }
-    const n = this.#from.spliceIn(this.#pipe.write, PIPE_BYTES);
+    const n = this.from.spliceIn(this.#pipe.write, PIPE_BYTES);
     if (n > 0) this.#inPipe = n;
     return n;
   }
 
   #copy(): number {
-    const buffer = this.#kit.buffer.bytes;
-    const n = this.#from.read(buffer);
+    const buffer = this.#splice.kit.buffer.bytes;
+    const n = this.from.read(buffer);
     if (n <= 0) return n;
-    const sent = this.#to.write(buffer, 0, n);
+    const sent = this.back.from.write(buffer, 0, n);
     this.bytes += sent;
     if (sent < n) this.#keep(sent, n);
     else if (n === COPY_BYTES) this.#bulk = true;
@@ -225,7 +235,7 @@ class Flow implements Deferred, StreamHandler {
 
   /** The receiver is full: the rest of the shared buffer waits in a pipe, or in memory where no pipe can be had. */
   #keep(start: number, end: number): void {
-    const { c, pipes, buffer } = this.#kit;
+    const { c, pipes, buffer } = this.#splice.kit;
     this.#pipe ??= pipes.take();
     const kept = this.#pipe === undefined ? 0 : c.write(this.#pipe.write, buffer.pointerAt(start), end - start);
     this.#inPipe = Math.max(0, kept);
@@ -233,7 +243,7 @@ class Flow implements Deferred, StreamHandler {
   }
 
   #givePipe(): void {
-    if (this.#pipe !== undefined) this.#kit.pipes.give(this.#pipe, this.#inPipe === 0);
+    if (this.#pipe !== undefined) this.#splice.kit.pipes.give(this.#pipe, this.#inPipe === 0);
     this.#pipe = undefined;
     this.#inPipe = 0;
   }

@@ -68,24 +68,26 @@ export class StreamKit {
 
 type Stage = "connecting" | "open" | "closing" | "over";
 
+// What a stream knows of itself, as bits: thousands may stand idle, and a field each would double what one takes.
+/** The owner wants to hear of the next edge: it has seen "nothing now". */
+const WANT_READ = 1;
+const WANT_WRITE = 2;
+/** A short read emptied the kernel's queue; the next edge will say when there is more. */
+const DRAINED = 4;
+const LAST_EDGE_SEEN = 8;
+const READ_END = 16;
+const WROTE_END = 32;
+/** It broke before the other side's FIN: the end of the bytes is no clean end. */
+const CUT_SHORT = 64;
+
 export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   handler: StreamHandler = idleHandler;
   readonly #kit: StreamKit;
   #fd: Fd;
   #stage: Stage;
-  /** The owner wants to hear of the next edge: it has seen "nothing now". */
-  #wantRead = true;
-  #wantWrite = false;
-  /** A short read emptied the kernel's queue; the next edge will say when there is more. */
-  #drained = false;
-  #lastEdge = false;
-  #readEnd = false;
-  #wroteEnd = false;
+  #flags = WANT_READ;
   /** The connection is known to be broken, but bytes that came before may still be read. */
   #broken: ReasonCode | undefined;
-  /** It broke before the other side's FIN: the end of the bytes is no clean end. */
-  #cutShort = false;
-  #reason: ReasonCode | undefined;
 
   /** Over an open or connecting descriptor, which the caller then watches with {@link STREAM_EVENTS}. */
   constructor(kit: StreamKit, fd: Fd, stage: "connecting" | "open") {
@@ -100,7 +102,7 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     const n = this.#kit.ops.c.recvInto(this.#fd, into, into.length, 0);
     if (n > 0) {
       // Saves the call that would only say EAGAIN. Wrong after the last edge, and at an urgent mark (EPOLLPRI).
-      this.#drained = n < into.length && !this.#lastEdge;
+      if (n < into.length && !this.#is(LAST_EDGE_SEEN)) this.#set(DRAINED);
       return n;
     }
     return n === 0 ? this.#end() : this.#readFailed(errno());
@@ -114,7 +116,7 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     if (!this.#mayRead()) return this.#notReading();
     const n = this.#kit.ops.c.recvInto(this.#fd, into, into.length, MSG_PEEK);
     if (n < 0) return this.#readFailed(errno());
-    if (n < into.length) this.#wantRead = true;
+    if (n < into.length) this.#set(WANT_READ);
     return n;
   }
 
@@ -127,13 +129,14 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   }
 
   closeWrite(): void {
-    if (this.#wroteEnd || this.#stage === "over" || this.#stage === "closing") return;
-    this.#wroteEnd = true;
-    this.#wantWrite = false;
+    if (this.#is(WROTE_END) || this.#stage === "over" || this.#stage === "closing") return;
+    this.#set(WROTE_END);
+    this.#clear(WANT_WRITE);
     // On a connecting socket shutdown(2) would give up the connection; it follows when the connection is there.
     if (this.#stage === "connecting") return;
-    this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
-    if (this.#readEnd) this.#finish(this.#broken);
+    // Where the other direction has ended, too, close(2) says it: one call and, with luck, one segment less.
+    if (this.#is(READ_END)) this.#finish();
+    else this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
   }
 
   reset(_code: ReasonCode): void {
@@ -180,7 +183,7 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
 
   /** Bytes were announced to an owner who has not yet read until nothing was left: no event will announce them again. */
   get isAnnounced(): boolean {
-    return !this.#wantRead;
+    return !this.#is(WANT_READ);
   }
 
   /** Tells the owner of an accepted stream that it is open. */
@@ -190,21 +193,22 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
 
   /** The connection cannot even start: told from the loop, as every fate of a dial. */
   failDial(reason: ReasonCode): void {
-    this.#finish(reason);
+    this.#broken = reason;
+    this.#finish();
   }
 
   onEvents(events: number): void {
     if (this.#stage === "connecting") this.#onConnected(events);
     if (this.#stage !== "open") return;
-    this.#drained = false;
-    if (events & LAST_EDGE) this.#lastEdge = true;
+    this.#clear(DRAINED);
+    if (events & LAST_EDGE) this.#set(LAST_EDGE_SEEN);
     if (events & EPOLLERR) this.#onBroken();
-    if (this.#wantRead && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
-      this.#wantRead = false;
+    if (this.#is(WANT_READ) && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
+      this.#clear(WANT_READ);
       this.handler.onReadable();
     }
-    if (this.#wantWrite && events & EPOLLOUT && this.#isOpen() && this.#broken === undefined) {
-      this.#wantWrite = false;
+    if (this.#is(WANT_WRITE) && events & EPOLLOUT && this.#isOpen() && this.#broken === undefined) {
+      this.#clear(WANT_WRITE);
       this.handler.onWritable();
     }
   }
@@ -216,7 +220,7 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
 
   /** Delivers the end that {@link #finish} decided. */
   run(): void {
-    if (this.#stage === "closing") this.#tell(this.#reason);
+    if (this.#stage === "closing") this.#tell(this.#broken);
   }
 
   onFault(): void {
@@ -236,46 +240,58 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     return this.#stage === "open";
   }
 
+  #is(flag: number): boolean {
+    return (this.#flags & flag) !== 0;
+  }
+
+  #set(flag: number): void {
+    this.#flags |= flag;
+  }
+
+  #clear(flag: number): void {
+    this.#flags &= ~flag;
+  }
+
   #mayRead(): boolean {
-    return this.#stage === "open" && !this.#readEnd && !this.#drained;
+    return this.#stage === "open" && !this.#is(READ_END) && !this.#is(DRAINED);
   }
 
   #notReading(): number {
-    if (this.#readEnd && !this.#cutShort) return 0;
+    if (this.#is(READ_END) && !this.#is(CUT_SHORT)) return 0;
     if (this.#stage === "over") return 0;
-    this.#wantRead = true;
+    this.#set(WANT_READ);
     return WOULD_BLOCK;
   }
 
   #end(): number {
-    this.#readEnd = true;
-    if (this.#broken !== undefined || this.#wroteEnd) this.#finish(this.#broken);
-    return this.#cutShort ? WOULD_BLOCK : 0;
+    this.#set(READ_END);
+    if (this.#broken !== undefined || this.#is(WROTE_END)) this.#finish();
+    return this.#is(CUT_SHORT) ? WOULD_BLOCK : 0;
   }
 
   #readFailed(e: number): number {
     if (e === EAGAIN || e === EINTR) {
-      this.#wantRead = true;
+      this.#set(WANT_READ);
     } else {
       this.#break(e);
-      this.#finish(this.#broken);
+      this.#finish();
     }
     return WOULD_BLOCK;
   }
 
   #mayWrite(length: number): boolean {
-    if (length === 0 || this.#wroteEnd || this.#broken !== undefined) return false;
-    if (this.#stage === "connecting") this.#wantWrite = true;
-    return this.#stage === "open" && !this.#wantWrite;
+    if (length === 0 || this.#is(WROTE_END) || this.#broken !== undefined) return false;
+    if (this.#stage === "connecting") this.#set(WANT_WRITE);
+    return this.#stage === "open" && !this.#is(WANT_WRITE);
   }
 
   #wroteShort(n: number): number {
     if (n >= 0) {
-      this.#wantWrite = true;
+      this.#set(WANT_WRITE);
       return n;
     }
     const e = errno();
-    this.#wantWrite = true;
+    this.#set(WANT_WRITE);
     // The kernel reports the break as an event too; reading what came before goes on until then.
     if (e !== EAGAIN && e !== EINTR) this.#break(e);
     return 0;
@@ -289,35 +305,34 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     if (!(events & EPOLLOUT)) return;
     this.#stage = "open";
     this.#kit.deadlines.delete(this);
-    const writable = this.#wantWrite;
-    this.#wantWrite = false;
+    const writable = this.#is(WANT_WRITE);
+    this.#clear(WANT_WRITE);
     this.handler.onOpen();
     if (!this.#isOpen()) return;
-    if (this.#wroteEnd) this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
-    else if (writable && !this.#wantWrite) this.handler.onWritable();
+    if (this.#is(WROTE_END)) this.#kit.ops.c.shutdown(this.#fd, SHUT_WR);
+    else if (writable && !this.#is(WANT_WRITE)) this.handler.onWritable();
   }
 
   /** The kernel says the connection broke; it gives out what it received before, and then the error. */
   #onBroken(): void {
     this.#broken ??= "RESET";
-    if (this.#readEnd) this.#finish(this.#broken);
+    if (this.#is(READ_END)) this.#finish();
     else this.#kit.deadlines.set(this, RESET_GRACE_MS);
   }
 
   #break(e: number): void {
     // After the other side's FIN the kernel says EPIPE: what it sent is complete, only our direction broke.
-    if (e !== EPIPE) this.#cutShort = true;
+    if (e !== EPIPE) this.#set(CUT_SHORT);
     this.#broken ??= e === ECONNRESET || e === EPIPE ? "RESET" : "PEER_GONE";
-    this.#drained = false;
-    this.#lastEdge = true;
+    this.#clear(DRAINED);
+    this.#set(LAST_EDGE_SEEN);
     this.#kit.deadlines.set(this, RESET_GRACE_MS);
   }
 
   /** The stream is over; the owner hears it from the loop, not from inside its own call. */
-  #finish(reason: ReasonCode | undefined): void {
+  #finish(): void {
     if (this.#stage === "closing" || this.#stage === "over") return;
     this.#stage = "closing";
-    this.#reason = reason;
     this.#kit.poller.defer(this);
   }
 

@@ -35,7 +35,7 @@ function proxyRig(first?: Uint8Array): Rig {
     const onEnd = (reason: string | undefined, aToB: number, bToA: number) => void ends.push({ reason, aToB, bToA });
     const other: MeshStream = loop.dialTcp(server.local, {
       ...idleHandler,
-      onOpen: () => void loop.splice(stream, other, first ? { onEnd, first } : { onEnd }),
+      onOpen: () => void loop.splice(stream, other, { onEnd }, first && { sent: 0, rest: first }),
       onClose: (reason) => stream.reset(reason ?? "RESET"),
     }, { timeoutMs: 10_000 });
   });
