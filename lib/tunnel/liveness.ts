@@ -23,7 +23,8 @@ const QUIET_MS = 300;
 /** Round trips that the answer to this ping may take: what fills the queues of the way would be arriving meanwhile. */
 const QUIET_RTTS = 1.5;
 const FLOW_GAP_MS = 150;
-const FLOW_MS = 1_000;
+/** Long enough not to be an answer of a few batches; a stream that has just survived one change may meet the next. */
+const FLOW_MS = 400;
 
 export class Liveness {
   #token = 0;

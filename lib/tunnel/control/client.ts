@@ -254,6 +254,8 @@ export class ControlClient {
     if (state.phase === "up") {
       const gone = this.#presence.clear(this.#options.clock.now());
       if (this.#options.clock.now() - state.sinceMs >= STABLE_MS) this.#attempt = this.#refused = this.#lost = 0;
+      // The way fell silent: that took a while to find out, and nothing is wrong with the server.
+      if (error.code === "TIMEOUT") this.#lost = 0;
       this.#options.onDown(error.code);
       if (gone.length > 0) this.#options.onPeers([], gone);
     }
