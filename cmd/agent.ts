@@ -38,6 +38,7 @@ import { agentPaths, pathSockets } from "./agent_paths.ts";
 import { type AgentSockets, applySocketChoice, openSockets } from "./agent_sockets.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
+import { spareBuffers } from "../lib/tunnel/spare_buffers.ts";
 import { makeTunnel, serversOf, type TunnelHandle } from "./agent_tunnel.ts";
 import {
   type DaemonFlags,
@@ -389,7 +390,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectAgentMetrics(running) }),
   );
   stack.defer(startWatchdog());
-  stack.defer(keepMemoryLow(clock));
+  stack.defer(keepMemoryLow(clock, () => [spareBuffers, forwarder, epoll]));
 
   return ownedBy(running, stack, log);
 }

@@ -201,7 +201,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     startMetrics({ listen: config.metricsListen, readiness, log, collect: () => collectServerMetrics(running) }),
   );
   stack.defer(startWatchdog());
-  stack.defer(keepMemoryLow(clock));
+  stack.defer(keepMemoryLow(clock, () => [loop]));
   return ownedBy(running, stack, log);
 }
 

@@ -112,7 +112,10 @@ export interface UdpSocket {
   close(): void;
 }
 
-/** Called for each datagram; `bytes` is valid during the call only, `length` of it is the datagram. */
+/**
+ * Called for each datagram; `bytes` is valid during the call only, `length` of it is the datagram. `from` never changes:
+ * it may be kept, and answering it costs less than answering a copy.
+ */
 export type OnDatagram = (bytes: Uint8Array, length: number, from: IpPort) => void;
 
 /** Everything the traffic path asks of the kernel's sockets. Implemented by lib/linux over epoll. */

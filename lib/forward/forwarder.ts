@@ -91,6 +91,7 @@ export class Forwarder {
   #problem: string | undefined;
   #repairs = 0;
   readonly #sync = { done: 0, failed: 0, seconds: 0, lastSeconds: 0 };
+  readonly #kit: PipeKit;
   #lookMs = 0;
   #accessLog: boolean;
   #timer: CancelTimer | undefined;
@@ -112,6 +113,7 @@ export class Forwarder {
       listeners: () => [...this.#listeners, ...this.#perPort?.listeners ?? []],
     });
     const local = new LocalDialer({ loop, timeoutMs: options.connectTimeoutMs });
+    this.#kit = new PipeKit(deps.defer);
     const shared = {
       clock,
       log,
@@ -122,7 +124,7 @@ export class Forwarder {
       picker: this.#picker,
       counters: this.#counters,
       connections: this.#connections,
-      kit: new PipeKit(deps.defer),
+      kit: this.#kit,
       facts: () => this.#facts,
     };
     this.#accessLog = options.accessLog;
@@ -206,6 +208,11 @@ export class Forwarder {
       problem: this.#problem,
       sync: { ...this.#sync },
     });
+  }
+
+  /** Gives memory back that is kept for the next busy time. */
+  trim(): void {
+    this.#kit.trim();
   }
 
   /** Ends all connections. `keepKernelRules`: kernel-way Services go on being served without the agent. */

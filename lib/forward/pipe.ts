@@ -33,6 +33,11 @@ export class PipeKit {
     if (this.#pool.length < POOL_MAX) this.#pool.push(buffer);
   }
 
+  /** Lets the buffers go that are kept for reuse. */
+  trim(): void {
+    this.#pool.length = 0;
+  }
+
   /** Schedules the rest of a long run; false where that is not possible. */
   later(task: () => void): boolean {
     if (!this.#defer) return false;

@@ -87,6 +87,16 @@ Deno.test("pipe: every chunking arrives whole and in order, both ways, with both
   ));
 });
 
+Deno.test("a kit keeps buffers for reuse until it is trimmed", () => {
+  const kit = new PipeKit();
+  const buffer = kit.take();
+  kit.give(buffer);
+  assert.equal(kit.take(), buffer);
+  kit.give(buffer);
+  kit.trim();
+  assert.notEqual(kit.take(), buffer);
+});
+
 Deno.test("pipe: half-close reaches the other end while its answer still flows", () => {
   const scheduler = new MemoryScheduler();
   const [client, a] = memoryPair(scheduler);

@@ -123,16 +123,15 @@ export class UdpListener {
       return undefined;
     }
     const slot = picker.pick(this.#port, this.#slots, { ip: from.ip, now: clock.now() });
-    const client = { ip: from.ip, port: from.port };
     try {
-      const flow = new UdpFlow(this.#deps, { port: this.#port, slot, client, socket: this.#socket }, () => {
-        const byIp = this.#flows.get(client.port);
-        byIp?.delete(client.ip);
-        if (byIp?.size === 0) this.#flows.delete(client.port);
+      const flow = new UdpFlow(this.#deps, { port: this.#port, slot, client: from, socket: this.#socket }, () => {
+        const byIp = this.#flows.get(from.port);
+        byIp?.delete(from.ip);
+        if (byIp?.size === 0) this.#flows.delete(from.port);
       });
-      let byIp = this.#flows.get(client.port);
-      if (!byIp) this.#flows.set(client.port, byIp = new Map());
-      byIp.set(client.ip, flow);
+      let byIp = this.#flows.get(from.port);
+      if (!byIp) this.#flows.set(from.port, byIp = new Map());
+      byIp.set(from.ip, flow);
       return flow;
     } catch (error) {
       this.#deps.log.debug("A UDP flow cannot begin", { service: this.#port.id, error: String(error) });

@@ -52,6 +52,7 @@ const SYMBOLS = {
   open: { parameters: [P, I, I], result: I },
   flock: { parameters: [I, I], result: I },
   malloc_trim: { parameters: [U], result: I },
+  madvise: { parameters: [P, U, I], result: I },
   prlimit: { parameters: [I, I, P, P], result: I },
   setns: { parameters: [I, I], result: I },
   unshare: { parameters: [I], result: I },

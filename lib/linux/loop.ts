@@ -147,6 +147,13 @@ export class EpollLoop implements Loop {
     return { close };
   }
 
+  /** Gives memory and descriptors back that are kept for the next busy time. */
+  trim(): void {
+    if (this.#poller.closed) return;
+    this.#udp?.trim();
+    this.#splices?.pipes.trim();
+  }
+
   close(): void {
     if (this.#poller.closed) return;
     this.#poller.close();

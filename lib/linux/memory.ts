@@ -4,8 +4,12 @@
  * at least 128 bytes and stays reachable until it is freed by hand.
  */
 import { MeshError } from "../errors.ts";
+import { libc } from "./ffi.ts";
+import { MADV_DONTNEED } from "./structs.ts";
 
 const SMALLEST = 128;
+/** The largest page of any kernel this runs on (arm64): what is aligned to it is aligned to every other. */
+const PAGE_MAX = 65_536;
 
 const held = new Set<Memory>();
 
@@ -62,6 +66,16 @@ export class Memory {
   /** A pointer to byte `offset`. Allocates: keep the result, do not call it per packet. */
   pointerAt(offset: number): Deno.PointerObject {
     return offset === 0 ? this.pointer : Deno.UnsafePointer.offset(this.pointer, offset)!;
+  }
+
+  /**
+   * Gives the pages back to the system until something is written again: for large buffers whose content does not
+   * matter now. The bytes are zeros or what they were afterwards; what shares a page with others keeps it.
+   */
+  discard(): void {
+    const skip = (PAGE_MAX - this.low % PAGE_MAX) % PAGE_MAX;
+    const length = this.bytes.length - skip;
+    if (length >= PAGE_MAX) libc().madvise(this.pointerAt(skip), length - length % PAGE_MAX, MADV_DONTNEED);
   }
 
   /** Lets the garbage collector have it. Nothing may use the pointer afterwards. */

@@ -53,3 +53,23 @@ Deno.test("a pool gives pieces again and keeps only so many", () => {
   pool.give(three[2]!);
   pool.clear();
 });
+
+Deno.test("discarded pages are empty and can be used again; what shares a page with others keeps it", () => {
+  const memory = Memory.allocate(1 << 20);
+  memory.bytes.fill(7);
+  memory.discard();
+  const kept = (65_536 - memory.low % 65_536) % 65_536;
+  assert(memory.bytes.subarray(0, kept).every((b) => b === 7));
+  const whole = Math.floor((memory.bytes.length - kept) / 65_536) * 65_536;
+  assert(whole >= 15 * 65_536);
+  assert(memory.bytes.subarray(kept, kept + whole).every((b) => b === 0));
+  assert(memory.bytes.subarray(kept + whole).every((b) => b === 7));
+  memory.bytes.fill(8);
+  assert(memory.bytes.every((b) => b === 8));
+  memory.free();
+  const small = Memory.allocate(1000);
+  small.bytes.fill(7);
+  small.discard();
+  assert(small.bytes.every((b) => b === 7), "too small to have a page of its own");
+  small.free();
+});

@@ -40,9 +40,15 @@ export class PipePool {
     else this.#close(pipe);
   }
 
+  /** Closes the pipes that nobody uses. */
+  trim(): void {
+    for (const pipe of this.#spare.splice(0)) this.#close(pipe);
+  }
+
   /** Closes all pipes, those in use, too. */
   close(): void {
-    for (const pipe of [...this.#spare.splice(0), ...this.#taken]) this.#close(pipe);
+    this.trim();
+    for (const pipe of this.#taken) this.#close(pipe);
     this.#taken.clear();
     this.#pair.free();
   }

@@ -123,7 +123,7 @@ export class UdpKit implements Deferred {
     this.ops.c.copyFrom(this.#slots[i]!, bytes, length);
     this.#out.vectors.u32[i * IOV_WORDS + AT_IOV_LEN] = length;
     this.#out.headers.u32[i * HDR_WORDS + AT_NAMELEN] = to.length;
-    putWords(this.#out.names.u32, i * NAME_WORDS, to.words);
+    to.put(this.#out.names.u32, i * NAME_WORDS);
     this.#owners[i] = socket;
     if (i === 0) this.poller.defer(this);
   }
@@ -132,7 +132,7 @@ export class UdpKit implements Deferred {
   sendNow(fd: Fd, bytes: Uint8Array, length: number, to: UdpAddress): number {
     // What was sent before must not be overtaken by this one.
     if (this.#queued > 0) this.flush();
-    putWords(this.#name.u32, 0, to.words);
+    to.put(this.#name.u32, 0);
     const flags = MSG_DONTWAIT | MSG_NOSIGNAL;
     return this.ops.c.sendtoFrom(fd, bytes, length, flags, this.#name.pointer, to.length) < 0 ? errno() : 0;
   }
@@ -153,6 +153,12 @@ export class UdpKit implements Deferred {
       i = end;
     }
     this.#owners.fill(undefined, 0, count);
+  }
+
+  /** Gives memory back that is not in use: what large datagrams have filled, and addresses of clients that are gone. */
+  trim(): void {
+    this.#in.data.discard();
+    this.addresses.forget();
   }
 
   free(): void {
@@ -255,8 +261,4 @@ export class LoopUdpSocket implements UdpSocket, Pollable {
 
 function isFull(e: number): boolean {
   return e === EAGAIN || e === ENOBUFS;
-}
-
-function putWords(into: Uint32Array, at: number, words: Uint32Array): void {
-  for (let i = 0; i < ADDRESS_WORDS; i++) into[at + i] = words[i]!;
 }

@@ -5,41 +5,77 @@ import { AF_INET, STRUCT } from "./structs.ts";
 
 /** 32-bit words an address takes. */
 export const ADDRESS_WORDS = SOCKADDR_MAX >>> 2;
-const V4_WORDS = STRUCT.sockaddr_in.size >>> 2;
+/** Words of an IPv4 address that say something: family with port, and address. The rest is padding. */
+const V4_WORDS = 2;
 
 /** Addresses remembered per table; beyond it the table starts anew. A spoofed flood must not grow it for ever. */
 const ADDRESS_CAP = 4096;
+const SLOTS = ADDRESS_CAP * 2;
 
-/** An address together with its `struct sockaddr`. */
+/** Where bytes become words and back. Shared: it never outlives a call. */
+const words = new Uint32Array(ADDRESS_WORDS);
+const bytes = new Uint8Array(words.buffer);
+
+/**
+ * An address together with its `struct sockaddr`. Thousands are remembered at a time, so it is kept small: integers
+ * instead of a typed array take 100 bytes instead of 500, and none of the C library's.
+ */
 export class UdpAddress implements IpPort {
   readonly ip: string;
   readonly port: number;
-  readonly words: Uint32Array<ArrayBuffer>;
   /** Bytes of the structure. */
   readonly length: number;
+  // Signed: V8 keeps what is beyond 2^31 in an object of its own.
+  readonly #first: number;
+  readonly #second: number;
+  /** Words 2 to 6 of an IPv6 address. */
+  readonly #more: readonly number[] | undefined;
 
-  private constructor(at: IpPort, words: Uint32Array<ArrayBuffer>) {
+  private constructor(at: IpPort, from: Uint32Array, offset: number) {
     this.ip = at.ip;
     this.port = at.port;
-    this.words = words;
-    this.length = (words[0]! & 0xffff) === AF_INET ? STRUCT.sockaddr_in.size : STRUCT.sockaddr_in6.size;
+    this.#first = from[offset]! | 0;
+    this.#second = from[offset + 1]! | 0;
+    const v4 = isV4(from, offset);
+    this.length = v4 ? STRUCT.sockaddr_in.size : STRUCT.sockaddr_in6.size;
+    this.#more = v4
+      ? undefined
+      : Array.from(from.subarray(offset + V4_WORDS, offset + ADDRESS_WORDS), (word) => word | 0);
   }
 
   static of(at: IpPort): UdpAddress {
-    const bytes = new Uint8Array(new ArrayBuffer(SOCKADDR_MAX));
     putSockaddr(bytes, 0, at);
-    return new UdpAddress(at, new Uint32Array(bytes.buffer));
+    return new UdpAddress(at, words, 0);
   }
 
-  static fromWords(words: Uint32Array): UdpAddress {
-    const copy = new Uint32Array(words);
-    return new UdpAddress(getSockaddr(new Uint8Array(copy.buffer)), copy);
+  /** The address at word `at` of the kernel's structure. */
+  static fromWords(from: Uint32Array, at: number): UdpAddress {
+    for (let i = 0; i < ADDRESS_WORDS; i++) words[i] = from[at + i]!;
+    return new UdpAddress(getSockaddr(bytes), words, 0);
+  }
+
+  /** Writes the structure; {@link length} bytes of it count. */
+  put(into: Uint32Array, at: number): void {
+    into[at] = this.#first;
+    into[at + 1] = this.#second;
+    const more = this.#more;
+    for (let i = V4_WORDS; i < ADDRESS_WORDS; i++) into[at + i] = more === undefined ? 0 : more[i - V4_WORDS]!;
+  }
+
+  /** Whether it is the one at word `at`. */
+  is(from: Uint32Array, at: number): boolean {
+    // The first word holds the family: what is equal there is of one length.
+    if ((from[at]! | 0) !== this.#first || (from[at + 1]! | 0) !== this.#second) return false;
+    const more = this.#more;
+    if (more === undefined) return true;
+    for (let i = 0; i < more.length; i++) if (more[i] !== (from[at + V4_WORDS + i]! | 0)) return false;
+    return true;
   }
 }
 
 /** Finds the object of an address in the kernel's bytes without allocating; an open-addressed hash table. */
 export class UdpAddressTable {
-  readonly #slots: (UdpAddress | undefined)[] = new Array(ADDRESS_CAP * 2).fill(undefined);
+  readonly #slots: (UdpAddress | undefined)[] = new Array(SLOTS).fill(undefined);
   readonly #given = new WeakMap<IpPort, UdpAddress>();
   #used = 0;
 
@@ -48,24 +84,20 @@ export class UdpAddressTable {
     return this.#used;
   }
 
-  /** The address at word `at` of `words`. */
-  find(words: Uint32Array, at: number): UdpAddress {
-    const count = (words[at]! & 0xffff) === AF_INET ? 2 : ADDRESS_WORDS;
+  /** The address at word `at` of `from`. */
+  find(from: Uint32Array, at: number): UdpAddress {
+    const count = isV4(from, at) ? V4_WORDS : ADDRESS_WORDS;
     let hash = 0;
-    for (let i = 0; i < count; i++) hash = Math.imul(hash ^ words[at + i]!, 0x9e3779b1) ^ (hash >>> 15);
-    const mask = this.#slots.length - 1;
+    for (let i = 0; i < count; i++) hash = Math.imul(hash ^ from[at + i]!, 0x9e3779b1) ^ (hash >>> 15);
+    const mask = SLOTS - 1;
     let slot = (hash ^ (hash >>> 16)) & mask;
     for (let known = this.#slots[slot]; known !== undefined; known = this.#slots[slot]) {
-      if (equal(known.words, words, at, count)) return known;
+      if (known.is(from, at)) return known;
       slot = (slot + 1) & mask;
     }
-    if (this.#used === ADDRESS_CAP) {
-      this.#slots.fill(undefined);
-      this.#used = 0;
-    }
+    if (this.#used === ADDRESS_CAP) this.forget();
     this.#used++;
-    const size = count === 2 ? V4_WORDS : ADDRESS_WORDS;
-    return this.#slots[slot] = UdpAddress.fromWords(padded(words, at, size));
+    return this.#slots[slot] = UdpAddress.fromWords(from, at);
   }
 
   /** The address a caller names: its own object of ours, or one that is remembered with the caller's object. */
@@ -75,15 +107,14 @@ export class UdpAddressTable {
     if (known === undefined) this.#given.set(to, known = UdpAddress.of(to));
     return known;
   }
+
+  /** Starts anew. Addresses that somebody holds stay as they are; they are only not the ones found from now on. */
+  forget(): void {
+    this.#slots.fill(undefined);
+    this.#used = 0;
+  }
 }
 
-function padded(words: Uint32Array, at: number, count: number): Uint32Array {
-  const out = new Uint32Array(ADDRESS_WORDS);
-  out.set(words.subarray(at, at + count));
-  return out;
-}
-
-function equal(known: Uint32Array, words: Uint32Array, at: number, count: number): boolean {
-  for (let i = 0; i < count; i++) if (known[i] !== words[at + i]) return false;
-  return true;
+function isV4(from: Uint32Array, at: number): boolean {
+  return (from[at]! & 0xffff) === AF_INET;
 }

@@ -40,7 +40,10 @@ Deno.test("any address survives the way through sockaddr, and the table gives on
     assert.equal(table.find(words, 8), found);
     const again = new Uint8Array(SOCKADDR_MAX);
     putSockaddr(again, 0, at);
-    assert.deepEqual(new Uint8Array(found.words.buffer), again);
+    const put = new Uint32Array(SOCKADDR_MAX >>> 2).fill(0xeeeeeeee);
+    found.put(put, 0);
+    assert.deepEqual(new Uint8Array(put.buffer), again);
+    assert.equal(found.length, at.ip.includes(":") ? 28 : 16);
   }));
 });
 
@@ -60,6 +63,39 @@ Deno.test("a flood of senders does not grow the table without end, and each stil
   }
   assert.equal(objects.size, 20_000);
   assert(table.size <= 4096, `${table.size} are remembered`);
+});
+
+Deno.test("remembered addresses are forgotten when the loop is trimmed; who holds one still reaches it", async () => {
+  await using loop = openLoop();
+  const froms: IpPort[] = [];
+  const echoed = [0, 1, 2].map(() => Promise.withResolvers<void>());
+  const server = loop.bindUdp(LOCAL, (bytes, length, from) => {
+    froms.push(from);
+    server.send(bytes, length, froms[0]!);
+  });
+  const client = loop.bindUdp(LOCAL, (bytes) => echoed[bytes[0]!]!.resolve());
+  for (const i of [0, 1, 2]) {
+    if (i === 2) loop.trim();
+    client.send(Uint8Array.of(i), 1, server.local);
+    await echoed[i]!.promise;
+  }
+  assert.equal(froms[1], froms[0], "one object per address");
+  assert.notEqual(froms[2], froms[0], "found anew");
+  assert.deepEqual({ ip: froms[2]!.ip, port: froms[2]!.port }, client.local);
+});
+
+Deno.test("a remembered address takes no memory of the C library", () => {
+  const table = new UdpAddressTable();
+  const words = new Uint32Array(8);
+  const bytes = new Uint8Array(words.buffer);
+  const before = Deno.memoryUsage().external;
+  for (let i = 0; i < 4000; i++) {
+    putSockaddr(bytes, 0, { ip: i % 2 === 0 ? "10.1.2.3" : "fd00::1", port: i + 1 });
+    table.find(words, 0);
+  }
+  assert.equal(table.size, 4000);
+  const grown = Deno.memoryUsage().external - before;
+  assert(grown < 16_000, `${grown} bytes for 4000 addresses`);
 });
 
 Deno.test("a caller's own address object is translated once", () => {

@@ -28,4 +28,9 @@ export class BufferPool {
     this.#out--;
     if (this.#free.length < this.#keep) this.#free.push(buffer);
   }
+
+  /** Lets the free ones go. */
+  trim(): void {
+    this.#free.length = 0;
+  }
 }

@@ -15,7 +15,7 @@ const HEADER = FRAME_HEADER + DGRAM_HEADER;
 export const PIECE: number = MAX_PAYLOAD - DGRAM_HEADER;
 
 /** Holds one batch, or the one datagram (of the largest) whose last piece goes into the next batch. */
-const batchPool: BufferPool = new BufferPool(Math.max(MAX_BATCH, wireSize(MAX_DATAGRAM)), 8);
+export const datagramPool: BufferPool = new BufferPool(Math.max(MAX_BATCH, wireSize(MAX_DATAGRAM)), 8);
 
 export class DatagramSender {
   readonly #sumCap: number;
@@ -136,7 +136,7 @@ export class DatagramSender {
   /** Gives the batch's memory back while nothing is in it. */
   trim(): void {
     if (this.#batch === undefined || this.#end > 0) return;
-    batchPool.give(this.#batch);
+    datagramPool.give(this.#batch);
     this.#batch = undefined;
   }
 
@@ -145,7 +145,7 @@ export class DatagramSender {
   }
 
   #write(id: number, bytes: Uint8Array, offset: number, length: number): void {
-    const batch = this.#batch ??= batchPool.take();
+    const batch = this.#batch ??= datagramPool.take();
     this.#number = (this.#number + 1) & 0xffff;
     this.#sent++;
     let done = 0;

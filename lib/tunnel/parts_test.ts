@@ -22,6 +22,9 @@ Deno.test("a pool hands out what was given back, and keeps only so many", () => 
   assert.equal(pool.taken, 0);
   assert.deepEqual([pool.take(), pool.take()].map((b) => taken.indexOf(b)), [1, 0]);
   assert.equal(taken.indexOf(pool.take()), -1);
+  for (const buffer of taken) pool.give(buffer);
+  pool.trim();
+  assert.equal(taken.indexOf(pool.take()), -1, "it was let go");
 });
 
 Deno.test("property: a Fifo is a list", () => {

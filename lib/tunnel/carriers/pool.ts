@@ -24,6 +24,11 @@ export class BatchPool {
     if (this.#free.length < KEEP && buffer.length === BATCH_BUFFER) this.#free.push(buffer);
   }
 
+  /** Lets the buffers at rest go. */
+  trim(): void {
+    this.#free.length = 0;
+  }
+
   /** Buffers at rest, for tests. */
   get idle(): number {
     return this.#free.length;
