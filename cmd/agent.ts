@@ -290,7 +290,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       const before = live;
       live = next;
       await useServers();
-      guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+      revise();
       if (live.metadata.enabled !== before.metadata.enabled) await switchMetadata();
       if (live.tunnel.enabled !== before.tunnel.enabled) await switchTunnel();
       if (live.forward.enabled !== before.forward.enabled) await switchForwarding();
@@ -305,16 +305,19 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 
+  // While metadata is switched off nobody keeps the layer: whoever follows it next begins with the policy of then.
+  const revise = () => {
+    guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+    (isNamed(config) ? explicit : source)?.revise?.();
+  };
   const refresh = () => {
     const next = factsNow();
     if (!sameFacts(facts, next)) {
       running.facts = facts = next;
-      guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
+      revise();
       void forwarder?.setFacts(facts);
     }
-    forwarder?.update(store.snapshot).then(() => {
-      if (store.snapshot.synced) rulesWritten();
-    });
+    void forwarder?.update(store.snapshot).then(() => store.snapshot.synced && rulesWritten());
   };
   stack.defer(store.subscribe((snapshot) => {
     if (snapshot.synced) connectedOnce();

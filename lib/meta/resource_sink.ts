@@ -9,11 +9,11 @@ import { identify } from "./convert_meta.ts";
 import type { FollowerSink } from "./follower.ts";
 import type { Resource } from "./kube_resources.ts";
 import { belongs, ENDPOINTS, isOfResource, keyOfIdentity, resourceName } from "./kube_resources.ts";
+import type { Kind } from "./model.ts";
 import type { Changes, ObjectChange } from "./objects.ts";
 import { remove } from "./objects.ts";
 import type { ProblemBook } from "./problems.ts";
 import type { Health } from "./reflector.ts";
-import type { Snapshot } from "./snapshot.ts";
 
 /** Where changes go. */
 export interface SinkTarget {
@@ -22,8 +22,8 @@ export interface SinkTarget {
   publish(): void;
   /** The slice with this key as of now, changes not yet published included. */
   hasSlice(key: string): boolean;
-  /** What is published. */
-  readonly snapshot: Snapshot;
+  /** Keys of a kind that were told and not told gone, as published; what is not believed included. */
+  keys(kind: Kind): Iterable<string>;
 }
 
 export interface SinkOptions {
@@ -150,7 +150,7 @@ export class ResourceSink implements FollowerSink {
     this.flush();
     into.publish();
     let looks = 0;
-    for (const [key] of into.snapshot.entries(resource.kind)) {
+    for (const key of into.keys(resource.kind)) {
       if (belongs(resource, key, namespace) && !this.#seen?.has(key)) this.#missing.push(key);
       if (++looks % SWEEP_STEP === 0) yield;
     }
@@ -185,7 +185,7 @@ export class ResourceSink implements FollowerSink {
     const { resource, namespace, into } = this.#options;
     into.publish();
     const gone: ObjectChange[] = [];
-    for (const [key] of into.snapshot.entries(resource.kind)) {
+    for (const key of into.keys(resource.kind)) {
       if (belongs(resource, key, namespace)) gone.push(remove(resource.kind, key));
     }
     into.apply(gone);

@@ -29,4 +29,6 @@ export interface MetaSource {
   /** Ends; nothing is written to the layer afterwards. */
   stop(): Promise<void>;
   status(): SourceStatus;
+  /** The policy of the guard has changed, where the source has one: what is known is judged anew. */
+  revise?(): void;
 }

@@ -103,8 +103,9 @@ export class KubeSource implements MetaSource {
       apply: (changes) => this.#apply(changes),
       publish: () => this.#publish(),
       hasSlice: (key) => (this.#first ?? options.layer.snapshot).get("slice", key) !== undefined,
-      get snapshot() {
-        return options.layer.snapshot;
+      *keys(kind) {
+        for (const [key] of options.layer.snapshot.entries(kind)) yield key;
+        for (const refused of options.guard?.refused() ?? []) if (refused.kind === kind) yield refused.key;
       },
     };
     const namespaced: Resource[] = [SERVICES, ENDPOINT_SLICES, ENDPOINTS];
@@ -147,6 +148,14 @@ export class KubeSource implements MetaSource {
       ...(error === undefined ? {} : { lastError: error }),
       problems: [...this.#missing(), ...this.#book.all(), ...this.#options.guard?.book.all() ?? []],
     };
+  }
+
+  revise(): void {
+    const { guard, layer } = this.#options;
+    if (!guard || this.#state === "stopped") return;
+    this.#publish();
+    const changes = guard.revise(layer.snapshot);
+    if (changes.length > 0) layer.apply(changes, { version: this.#nextVersion() });
   }
 
   /** Everything is looked at anew: the API, or what is behind it, was away. */

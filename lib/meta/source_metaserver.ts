@@ -51,6 +51,10 @@ export class MetaServerSource implements MetaSource {
       : status;
   }
 
+  revise(): void {
+    this.#inner.revise();
+  }
+
   resources(): { readonly name: string; readonly health: string }[] {
     return this.#inner.resources();
   }

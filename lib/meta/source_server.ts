@@ -60,8 +60,9 @@ export class ServerSource {
   attach(link: MetaLink): void {
     this.#link = link;
     this.#from = link.from;
-    this.#staging = undefined;
-    this.#client = new FanoutClient(this.#have(), () => this.#layer.snapshot);
+    this.#abandon();
+    const told = (key: string) => this.#guard.told("slice", key) ?? this.#layer.snapshot.get("slice", key);
+    this.#client = new FanoutClient(this.#have(), told);
     link.send(this.#client.hello());
   }
 
@@ -70,7 +71,7 @@ export class ServerSource {
     if (this.#link !== link) return;
     this.#link = undefined;
     this.#client = undefined;
-    this.#staging = undefined;
+    this.#abandon();
     this.#enter(this.#state === "starting" ? "starting" : "degraded");
     this.#lastError = error === undefined ? "not connected to a server" : describe(error);
   }
@@ -102,6 +103,7 @@ export class ServerSource {
             this.#staging!.commit({ version: event.version, synced: true });
             this.#staging = undefined;
             this.#arrived(event.version);
+            this.revise();
             break;
           case "delta":
             this.#layer.apply(this.#guard.filter(event.changes), { version: event.version, synced: true });
@@ -121,9 +123,11 @@ export class ServerSource {
     }
   }
 
-  /** Asks for a complete state with the next connection: what the guard lets through has changed. */
-  forget(): void {
-    this.#forget = true;
+  /** The guard's policy has changed: what is known is judged anew, at once or after the complete state under way. */
+  revise(): void {
+    if (this.#staging) return;
+    const changes = this.#guard.revise(this.#layer.snapshot);
+    if (changes.length > 0) this.#layer.apply(changes);
   }
 
   status(): SourceStatus {
@@ -140,6 +144,14 @@ export class ServerSource {
   #have(): MetaVersion | undefined {
     const { version, synced } = this.#layer.snapshot;
     return synced && !this.#forget && version.source !== "" ? version : undefined;
+  }
+
+  /** A complete state that breaks off leaves the one before; what that was told as, the guard does not know any more. */
+  #abandon(): void {
+    if (!this.#staging) return;
+    this.#staging = undefined;
+    this.#guard.reset();
+    this.#forget = true;
   }
 
   #arrived(version: MetaVersion): void {

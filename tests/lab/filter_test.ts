@@ -12,6 +12,8 @@ const PLAIN = "10.96.0.10";
 const LABELLED = "10.96.0.11";
 const APISERVER = "10.96.0.1";
 const DNS = "10.96.0.53";
+const OUTSIDE = "10.96.0.12";
+const EXTERNAL = "198.51.100.7";
 const LABEL = "service.edgemesh.kubeedge.io/service-proxy-name";
 /** `nobody`. */
 const STRANGER = "65534";
@@ -84,6 +86,24 @@ labTest("A21, A22: Services left alone are served by the node's own proxy, by la
       await served({ [PLAIN]: "kube-proxy", [LABELLED]: "mesh", [APISERVER]: "kube-proxy" });
       assert.equal((await reasons())["default/plain"], "label-missing");
     });
+    await t.step(
+      "an external address that a reload allows is served at once, and refused again by the next",
+      async () => {
+        await service("outside", OUTSIDE, (yaml) => yaml.replace("spec:\n", `spec:\n  externalIPs: ["${EXTERNAL}"]\n`));
+        const refused = async () => (await mesh.status(node)).metadata.refused.some((line) => line.includes(EXTERNAL));
+        await until("refused", async () => await refused() || undefined);
+        const reload = async (yaml: string) => {
+          await Deno.writeTextFile(node.host.path("/etc/edgemesh/agent.yaml"), yaml);
+          mesh.agent("edge-1").signal("SIGHUP");
+        };
+        await reload(`forward: { externalIPs: ["${EXTERNAL}/32"] }\n`);
+        await served({ [OUTSIDE]: "mesh", [EXTERNAL]: "mesh" });
+        assert.equal(await refused(), false);
+        await reload("forward: { externalIPs: [] }\n");
+        await until("refused again", async () => await refused() || undefined);
+        assert.notEqual(await by(EXTERNAL), "mesh");
+      },
+    );
     await t.step("namespaces that are left out", async () => {
       const config = node.host.path("/etc/edgemesh/agent.yaml");
       await Deno.writeTextFile(config, "forward: { excludeNamespaces: [kube-system], nativeProxy: off }\n");
