@@ -340,7 +340,10 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const tried = clock.timer(FIRST_CONNECTION_MS, serverTried);
     const unwatch = identity.watch(
       (body) => tunnel.tunnel.servers.renew(body),
-      () => void useServers(),
+      () => {
+        tunnel.renewed();
+        void useServers();
+      },
     );
     endTunnel = () => {
       tried();

@@ -5,6 +5,7 @@ import { describe, explain, MeshError } from "../lib/errors.ts";
 import { readReferenced } from "../lib/file_reference.ts";
 import { proxyChoice } from "../lib/http_proxy.ts";
 import { AgentIdentity } from "../lib/identity/agent.ts";
+import { parsePin } from "../lib/identity/pin.ts";
 import type { StateFiles } from "../lib/identity/state_files.ts";
 import type { Logger } from "../lib/log.ts";
 import { VERSION } from "../lib/version.ts";
@@ -30,6 +31,8 @@ export async function ensureIdentity(config: AgentConfig, files: StateFiles, log
         hint: `drop --node-name; or remove ${config.stateDir} and join as ${config.nodeName}`,
       });
     }
+    const again = await joinedAgain(existing, { config, files, log });
+    if (again) return await AgentIdentity.open(options) ?? existing;
     // A service keeps its flags over restarts: a token file that the join has deleted is as it should be.
     if (config.tokenFile !== undefined && config.tokenFile !== "-") await discardToken(config.tokenFile, log);
     return existing;
@@ -38,6 +41,28 @@ export async function ensureIdentity(config: AgentConfig, files: StateFiles, log
   const joined = await AgentIdentity.open(options);
   if (!joined) throw new MeshError("INTERNAL", "The join left no identity on disk");
   return joined;
+}
+
+/**
+ * The authority was replaced while this node was away for the whole overlap: with a token, and the pin of an authority
+ * it does not know, it joins again under its name and with its key. What it has stays where that fails.
+ */
+async function joinedAgain(
+  existing: AgentIdentity,
+  parts: { readonly config: AgentConfig; readonly files: StateFiles; readonly log: Logger },
+): Promise<boolean> {
+  const { config, files, log } = parts;
+  const { tokenFile, caPin } = config;
+  if (tokenFile === undefined || tokenFile === "-" || caPin === undefined) return false;
+  if (existing.authorities.trusted.includes(parsePin(caPin))) return false;
+  if (!await Deno.stat(tokenFile).then(() => true, () => false)) return false;
+  try {
+    await join({ ...config, nodeName: existing.node }, files, log);
+    return true;
+  } catch (error) {
+    log.error("this node did not join again; it goes on with what it has", { error: describe(error) });
+    return false;
+  }
 }
 
 async function join(config: AgentConfig, files: StateFiles, log: Logger): Promise<void> {

@@ -42,6 +42,8 @@ export interface TunnelHandle {
   readonly tunnel: AgentTunnel;
   /** Follows a server's metadata, or none any more, as {@link TunnelParts.follows} says now. */
   follow(): void;
+  /** The certificate was renewed: tells the servers which authorities this node trusts now. */
+  renewed(): void;
   /** Connects to these servers from now on, and to no other. */
   use(servers: readonly string[]): void;
   /** Ends the tunnel for good. */
@@ -121,12 +123,19 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
         if (link) source.receive(link, message);
       },
       onRevocations: (server, list) => void takeRevocations(server, list),
+      onAuthorities(server, told) {
+        identity.compareAuthorities(told);
+        server.sendAuthorities(identity.authorities);
+      },
       onTime: (server, time, sentAt) => void identity.learnTime(server.url, time, sentAt),
     },
   });
   return {
     tunnel,
     follow,
+    renewed() {
+      for (const client of tunnel.servers.clients) client.sendAuthorities(identity.authorities);
+    },
     use: (servers) => tunnel.servers.use(servers),
     async close() {
       for (const link of links.values()) source.detach(link);

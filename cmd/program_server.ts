@@ -24,6 +24,24 @@ export function addServerCommands(program: Command, done: (code: number) => void
     .action(async (flags) => done(await (await import("./server_join.ts")).serverJoin(flags)));
   outputs(sockets(server.command("list"), "server")).description("List the servers of this mesh")
     .action(async (flags) => done(await (await import("./servers.ts")).serverList(flags)));
+  const ca = server.command("ca").description("Replace the authority of the mesh, without anybody joining again");
+  outputs(sockets(ca.command("status"), "server")).description("Show the authority, and how far a rotation is")
+    .action(async (flags) => done(await (await import("./authority.ts")).caStatus(flags)));
+  outputs(sockets(ca.command("rotate"), "server")).description("Make a new authority and announce it to all agents")
+    .option("--overlap <duration>", "how long both are trusted, like 1h, 30d", "30d")
+    .action(async (flags) => done(await (await import("./authority.ts")).caStep("rotate", flags)));
+  for (
+    const [step, description] of [
+      ["switch", "Give nodes certificates of the new authority now"],
+      ["finish", "Drop the authority that is leaving now"],
+    ] as const
+  ) {
+    outputs(sockets(ca.command(step), "server")).description(description)
+      .option("--force", "also where nodes are left behind that were not connected since")
+      .action(async (flags) => done(await (await import("./authority.ts")).caStep(step, flags)));
+  }
+  outputs(sockets(ca.command("rollback"), "server")).description("Take a rotation back")
+    .action(async (flags) => done(await (await import("./authority.ts")).caStep("rollback", flags)));
   sockets(server.command("remove <name>"), "server").description("Take a server out of the mesh")
     .action(async (name, flags) => done(await (await import("./servers.ts")).serverRemove(name, flags)));
 }

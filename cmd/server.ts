@@ -95,6 +95,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     url,
     trustDomain: config.trustDomain,
     onRevocations: () => publishRevocations(identity, control),
+    onAuthority: () => control.pushAuthorities(),
     mesh: { serviceCidrs: config.serviceCIDRs.map((c) => cidrText(parseCidr(c)!)), zone: config.zone, servers: [url] },
     lifetimeMs: config.certificateHours * 3_600_000,
   });
@@ -132,6 +133,8 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
     ]),
     renew: async (peer, body) => (await identity.handleRenew(body, peer)).body,
     revocations: () => identity.revocationList,
+    authorities: () => identity.keeper.told,
+    onAuthorities: (node, told) => identity.keeper.heard(node, told),
     isKnown: (node) => identity.enrolments.get(node) !== undefined,
     onAgent(node) {
       agents.get(node)?.close();
@@ -185,7 +188,9 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   const running: RunningServer = {
     config,
     url,
-    pin: identity.authority.pin,
+    get pin() {
+      return identity.authority.pin;
+    },
     identity,
     control,
     store,

@@ -106,6 +106,7 @@ function serverStatus(server: RunningServer): ServerStatus {
     pin: server.pin,
     trustDomain: server.config.trustDomain,
     servers: listedServers(server),
+    ...(server.identity.authority.view.rotation ? { rotation: server.identity.keeper.status() } : {}),
     agents: stats.agents.map((a) => {
       const line = lines.get(a.node);
       return {

@@ -3,7 +3,7 @@ import type { Warning } from "../lib/status.ts";
 import type { RunningServer } from "./server.ts";
 
 export function serverWarnings(server: RunningServer, problems: number): readonly Warning[] {
-  return [...metadataWarnings(server, problems), ...memberWarnings(server)];
+  return [...metadataWarnings(server, problems), ...memberWarnings(server), ...rotationWarnings(server)];
 }
 
 function metadataWarnings({ sources }: RunningServer, problems: number): Warning[] {
@@ -30,4 +30,17 @@ function memberWarnings({ identity, config }: RunningServer): Warning[] {
     });
   }
   return warnings;
+}
+
+/** Whoever is away until the old authority is dropped has to join again: worth knowing while it can be helped. */
+function rotationWarnings({ identity }: RunningServer): Warning[] {
+  const { rotation, ready, nodes, waiting } = identity.keeper.status();
+  if (!rotation || ready === nodes) return [];
+  return [{
+    code: "CERT_UNTRUSTED",
+    text: `the authority is being replaced, and ${nodes - ready} of ${nodes} nodes were not connected since: ` +
+      `${waiting.join(", ")}`,
+    hint: `connect them before ${new Date(rotation.finishAt).toISOString()}, or they have to join again; ` +
+      "`edgemesh server ca status`",
+  }];
 }

@@ -40,7 +40,7 @@ export async function serverRemove(name: string, flags: { runDir: string }): Pro
   await adminCall({ role: "server", runDir: flags.runDir }, "DELETE", `/v1/servers/${encodeURIComponent(name)}`);
   print(
     `${name} is no server of this mesh any more; it still has the authority's key: ` +
-      "edgemesh server ca rotate makes that worthless",
+      "`edgemesh server ca rotate` makes that worthless",
   );
   return 0;
 }

@@ -1,4 +1,5 @@
 /** `edgemesh status`: renders the status document of the agent or server on this host. */
+import { authorityText } from "./authority.ts";
 import { inStep } from "./servers.ts";
 import { type AgentStatus, type ServerStatus, type Status, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall, NotRunningError } from "./admin_client.ts";
@@ -119,6 +120,7 @@ function servicesText(s: AgentStatus): string {
 /** The whole picture of a server for a person. */
 export function serverText(s: ServerStatus): string {
   const out = [head(s, `server ${s.name}, ${s.url}`), `authority ${s.pin}, trust domain ${s.trustDomain}`];
+  if (s.rotation) out.push(...authorityText(s.rotation).split("\n").slice(1));
   out.push(
     `metadata  ${s.metadata.services} services from ${s.metadata.source || "nowhere"}, version ${s.metadata.number}`,
   );

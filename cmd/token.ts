@@ -87,12 +87,12 @@ export function joinCommand(t: CreatedToken): string {
 }
 
 /** `30m`, `1h`, `7d`, `90s` → seconds. */
-export function parseDuration(text: string): number {
+export function parseDuration(text: string, flag = "--ttl"): number {
   const m = /^(\d{1,6})([smhd])$/.exec(text);
   const unit = { s: 1, m: 60, h: 3600, d: 86400 } as const;
   const seconds = m ? Number(m[1]) * unit[m[2] as keyof typeof unit] : 0;
   if (seconds < 1 || seconds > 365 * 86400) {
-    throw new MeshError("CONFIG_INVALID", `--ttl must be a duration like 30m, 1h or 7d, at most 365d, not ${text}`);
+    throw new MeshError("CONFIG_INVALID", `${flag} must be a duration like 30m, 1h or 7d, at most 365d, not ${text}`);
   }
   return seconds;
 }

@@ -141,12 +141,31 @@ export interface AgentStatus extends CommonStatus {
   readonly leftAlone: readonly LeftAlone[];
 }
 
+/** A replacement of the authority that is under way; times in ms since 1970. */
+export interface RotationStatus {
+  readonly generation: number;
+  readonly pin: string;
+  readonly rotation?: {
+    readonly phase: "announced" | "switched" | "returning";
+    readonly next: string;
+    readonly startedAt: number;
+    readonly switchAt: number;
+    readonly finishAt: number;
+  };
+  /** Nodes for which the next step changes nothing any more, of all. */
+  readonly ready: number;
+  readonly nodes: number;
+  readonly waiting: readonly string[];
+}
+
 export interface ServerStatus extends CommonStatus {
   readonly role: "server";
   readonly name: string;
   readonly url: string;
   readonly pin: string;
   readonly trustDomain: string;
+  /** While the authority is being replaced: phase, times, and which nodes are behind. */
+  readonly rotation?: RotationStatus;
   /** The servers of the mesh, this one first. */
   readonly servers: readonly {
     readonly name: string;

@@ -6,10 +6,11 @@ import type { CancelTimer, Clock, WallMs } from "../clock.ts";
 import { codeOf, describe, type ReasonCode } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { type AgentState, loadAgentState, type LoadedAgentState, renewedState, saveAgentState } from "./agent_state.ts";
-import type { Certificate } from "./certificate.ts";
+import { type Certificate, parsePem } from "./certificate.ts";
 import { type Grant, readAnswer, writeRenewRequest } from "./messages.ts";
 import { PeerKeys } from "./peer_keys.ts";
-import { keepFresh } from "./renew.ts";
+import { pinOf } from "./pin.ts";
+import { type Freshness, keepFresh } from "./renew.ts";
 import { type RevocationEntry, Revocations } from "./revocation.ts";
 import { integer, literal, object } from "./shape.ts";
 import { Serial } from "./serial.ts";
@@ -17,12 +18,15 @@ import type { StateFiles } from "./state_files.ts";
 import { readState, writeState } from "./state_json.ts";
 import type { TlsMaterial } from "./tls_peer.ts";
 import { CLOCK_TOLERANCE_MS, type TimeEstimate, TrustedTime } from "./time.ts";
-import { DEFAULT_GRACE_MS, type Trust, type VerifiedPeer, verifyPeer, type VerifyRequest } from "./trust.ts";
+import { DEFAULT_GRACE_MS, issuerPin, type Trust, type VerifiedPeer, verifyPeer, type VerifyRequest } from "./trust.ts";
 
 export const AGENT_REVOCATIONS_FILE = "revocations.json";
 export const TIME_FILE = "time.json";
 /** How often the time is persisted: what a reboot without a clock falls back by, against one small write to flash. */
 const PERSIST_TIME_MS = 3600 * 1000;
+
+/** A change of the authority is followed within this time: spread, so that a fleet does not come in one moment. */
+const FOLLOW_MS = 3_000;
 
 export interface AgentIdentityOptions {
   readonly files: StateFiles;
@@ -51,6 +55,7 @@ export class AgentIdentity implements Trust {
   readonly #writes = new Serial();
   #loaded: LoadedAgentState;
   #lastError: RenewalStatus["lastError"];
+  #freshness: Freshness | undefined;
 
   private constructor(
     options: AgentIdentityOptions,
@@ -159,6 +164,18 @@ export class AgentIdentity implements Trust {
     });
   }
 
+  /** Pins of the authorities this node trusts, and of the one its certificate comes from. */
+  get authorities(): { readonly trusted: readonly string[]; readonly issuer: string } {
+    return { trusted: this.anchors.map(pinOf), issuer: issuerPin(parsePem(this.#loaded.state.chainPem), this.anchors) };
+  }
+
+  /** A server says which authorities there are: what this node lacks, it gets by renewing soon. */
+  compareAuthorities(theirs: { readonly trusted: readonly string[]; readonly issuer: string }): void {
+    const own = this.authorities;
+    const same = own.issuer === theirs.issuer && [...own.trusted].sort().join() === [...theirs.trusted].sort().join();
+    if (!same) this.#freshness?.soon(FOLLOW_MS);
+  }
+
   /** The entry that shuts this very node out, or undefined: worth telling its operator before others refuse it. */
   get revoked(): RevocationEntry | undefined {
     const { keyHash, serial } = this.certificate;
@@ -176,7 +193,7 @@ export class AgentIdentity implements Trust {
    */
   watch(request: (body: string) => Promise<string>, onChange: () => void): CancelTimer {
     const { clock, log, version } = this.#options;
-    const stopRenewal = keepFresh({
+    const stopRenewal = this.#freshness = keepFresh({
       clock,
       certificate: () => this.certificate,
       now: () => this.time.now().ms,

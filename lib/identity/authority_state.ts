@@ -82,7 +82,7 @@ export function afterStep(state: AuthorityState, input: AuthorityStep): Authorit
       if (rotation) {
         throw refused(
           "a rotation of the authority is under way",
-          "see edgemesh server ca status; finish or take it back",
+          "see `edgemesh server ca status`; finish or take it back",
         );
       }
       if (current.issuerPem !== undefined) {
@@ -110,7 +110,7 @@ export function afterStep(state: AuthorityState, input: AuthorityStep): Authorit
         case "announced":
           throw refused(
             "nodes have no certificates of the new authority yet",
-            "edgemesh server ca switch comes first",
+            "`edgemesh server ca switch` comes first",
           );
         case "switched":
           return { generation, current: rotation.next };
@@ -130,7 +130,7 @@ export function afterStep(state: AuthorityState, input: AuthorityStep): Authorit
           return { generation, current, rotation: { ...rotation, phase: "returning", finishAt } };
         }
         case "returning":
-          throw refused("the rotation was taken back already", "it ends by itself, or by edgemesh server ca finish");
+          throw refused("the rotation was taken back already", "it ends by itself, or by `edgemesh server ca finish`");
         default:
           return assertNever(rotation.phase);
       }

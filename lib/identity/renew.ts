@@ -49,14 +49,27 @@ export interface Renewable {
   onFailure(error: unknown, failures: number): void;
 }
 
+/** A renewal that goes on; calling it ends it. */
+export interface Freshness extends CancelTimer {
+  /** Renews at some moment within so many milliseconds, whatever the dates say: the authority changes. */
+  soon(withinMs: number): void;
+}
+
 /** Renews a certificate in time, again and again, until what it returns is called. */
-export function keepFresh(what: Renewable): CancelTimer {
+export function keepFresh(what: Renewable): Freshness {
   let stopped = false;
   let failures = 0;
   let random = Math.random();
   let triedAt = -Infinity;
+  let renewing = false;
+  let asked: number | undefined;
   let cancel: CancelTimer = () => {};
   const arm = () => {
+    if (asked !== undefined) {
+      cancel = what.clock.timer(Math.random() * asked, renew);
+      asked = undefined;
+      return;
+    }
     const full = renewalDelay({ ...what.certificate(), now: what.now(), failures, random });
     const sinceTry = what.clock.now() - triedAt;
     const delay = failures > 0 ? Math.max(0, full - sinceTry) : Math.max(full, MIN_INTERVAL_MS - sinceTry);
@@ -64,6 +77,7 @@ export function keepFresh(what: Renewable): CancelTimer {
   };
   const renew = async () => {
     triedAt = what.clock.now();
+    renewing = true;
     try {
       await what.renew();
       failures = 0;
@@ -71,12 +85,21 @@ export function keepFresh(what: Renewable): CancelTimer {
       failures++;
       what.onFailure(e, failures);
     }
+    renewing = false;
     random = Math.random();
     if (!stopped) arm();
   };
   arm();
-  return () => {
+  const stop = () => {
     stopped = true;
     cancel();
   };
+  const soon = (withinMs: number) => {
+    asked = withinMs;
+    // One that is under way may have been asked before the change.
+    if (renewing || stopped) return;
+    cancel();
+    arm();
+  };
+  return Object.assign(stop, { soon });
 }

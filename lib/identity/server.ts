@@ -7,6 +7,7 @@ import { describe, MeshError } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { Backoff } from "./backoff.ts";
 import { Authority } from "./authority.ts";
+import { AuthorityKeeper } from "./authority_keeper.ts";
 import { CA_KEY_FILE, CERTIFICATE_LIFETIME_MS } from "./ca.ts";
 import type { Certificate } from "./certificate.ts";
 import { Enrolments } from "./enrolment.ts";
@@ -67,6 +68,8 @@ export class IdentityServer {
   readonly members: Members;
   /** This server's part among them. */
   readonly group: ServerGroup;
+  /** Replaces the authority. */
+  readonly keeper: AuthorityKeeper;
   /** What {@link verifyPeer} needs here. Expiry is not judged by it but by {@link admit}, which knows who is enrolled. */
   readonly trust: Trust;
   readonly #options: IdentityServerOptions;
@@ -105,6 +108,18 @@ export class IdentityServer {
         options.onRevocations?.();
       },
       onAuthority: () => this.#authorityChanged(),
+    });
+    this.keeper = new AuthorityKeeper({
+      authority,
+      clock: options.clock,
+      log: options.log,
+      now: () => this.now().ms,
+      nodes: () =>
+        enrolments.list().filter((e) => !this.#revocations.find({ ...e, serial: "" })).map(({ node }) => node),
+      onChange: async () => {
+        await this.#authorityChanged();
+        this.group.changed();
+      },
     });
     this.trust = {
       trustDomain: authority.trustDomain,
@@ -317,9 +332,11 @@ export class IdentityServer {
   watch(onChange: () => void): CancelTimer {
     const stopRenewal = this.#own.watch(onChange);
     const stopGroup = this.group.start();
+    const stopKeeper = this.keeper.start();
     return () => {
       stopRenewal();
       stopGroup();
+      stopKeeper();
     };
   }
 

@@ -51,7 +51,7 @@ export interface ServerGroupOptions {
   /** Revocations came from another server; already on disk. */
   onRevocations(list: RevocationList): void;
   /** Another server's authority was taken over. */
-  onAuthority(): void;
+  onAuthority(): Promise<void>;
   /** Default {@link postVerified}. */
   readonly post?: typeof postVerified | undefined;
 }
@@ -228,7 +228,7 @@ export class ServerGroup {
       }
       if (said.authority && await authority.adopt(said.authority)) {
         log.info("the authority of another server was taken over", { from, generation: authority.generation });
-        onAuthority();
+        await onAuthority();
       }
     });
   }

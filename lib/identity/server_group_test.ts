@@ -10,6 +10,7 @@ import { IdentityServer, type IdentityServerOptions } from "./server.ts";
 import { serverProofText } from "./server_messages.ts";
 import { MemoryStateFiles } from "./state_files.ts";
 import { testKey } from "./testing.ts";
+import { checkPath } from "./trust.ts";
 import { serveIdentity, type TestFrontDoor } from "./testing_server.ts";
 
 const MESH = { serviceCidrs: ["10.96.0.0/12"], zone: "cluster.local" };
@@ -311,6 +312,53 @@ Deno.test("a server that lost its authority while joining does not make a new on
     await joinServers(options);
     await options.files.remove(CA_KEY_FILE);
     await refused(start("second", options.files as MemoryStateFiles), "STATE_INVALID", /server join/);
+  } finally {
+    await first.stop();
+  }
+});
+
+Deno.test("T07: a rotation of the authority goes through on both servers, also where one was away at the end", () =>
+  withTwo(async (first, second) => {
+    await first.identity.keeper.rotate(3_600_000);
+    const { next } = first.identity.authority.view.rotation!;
+    await eventually("the announcement", () => second.identity.authority.view.rotation?.next === next);
+    await second.identity.keeper.step("switch", true);
+    await eventually("the switch", () => first.identity.authority.issuingPin === next);
+    // The other one does not hear of the end at once: its certificate is of the old authority then.
+    await second.door.close();
+    await first.identity.keeper.step("finish", true);
+    assert.equal(first.identity.authority.pin, next);
+    await eventually("the end", () => second.identity.authority.pin === next);
+    await eventually("its new certificate", () => {
+      try {
+        checkPath([second.identity.certificate], first.identity.authority);
+        return true;
+      } catch {
+        return false;
+      }
+    });
+  }));
+
+Deno.test("a rotation names the nodes that it would leave behind, and goes on with them by force only", async () => {
+  const first = await start("first");
+  try {
+    await enrol(first, "edge-1");
+    await enrol(first, "edge-2");
+    const { keeper, authority } = first.identity;
+    const old = authority.pin;
+    await keeper.rotate(3_600_000);
+    const { next } = authority.view.rotation!;
+    keeper.heard("edge-1", { trusted: [old, next], issuer: old });
+    keeper.heard("edge-2", { trusted: [old], issuer: old });
+    assert.deepEqual([keeper.status().ready, keeper.status().waiting], [1, ["edge-2"]]);
+    await refused(keeper.step("switch", false), "CONFIG_INVALID", /1 of 2 nodes would be left behind: edge-2/);
+    keeper.heard("edge-2", { trusted: [old, next], issuer: old });
+    await eventually("the switch by itself", () => authority.view.rotation?.phase === "switched");
+    assert.equal(keeper.status().ready, 0);
+    await refused(keeper.step("finish", false), "CONFIG_INVALID", /join again/);
+    for (const node of ["edge-1", "edge-2"]) keeper.heard(node, { trusted: [old, next], issuer: next });
+    await keeper.step("finish", false);
+    assert.equal(authority.pin, next);
   } finally {
     await first.stop();
   }

@@ -17,7 +17,7 @@ import {
   USAGE_CLIENT,
   USAGE_SERVER,
 } from "./certificate.ts";
-import { parseIdentityUri, type Role } from "./names.ts";
+import { parseAuthorityUri, parseIdentityUri, type Role } from "./names.ts";
 import { pinOf } from "./pin.ts";
 import type { Revocations } from "./revocation.ts";
 import type { TimeEstimate } from "./time.ts";
@@ -135,12 +135,46 @@ export function checkPath(chain: readonly Certificate[], trust: Pick<Trust, "anc
     current = next;
   }
   const pins = trust.anchors.map(pinOf).join(", ");
+  const other = chain.slice(1).find((c) => c.isCa && sharesDomain(c, trust.anchors));
+  if (other) {
+    throw new MeshError(
+      "CERT_UNTRUSTED",
+      `the authority of this mesh is ${pinOf(other)} now; this machine knows only ${pins}`,
+      {
+        hint:
+          "it was replaced while this machine was away all the time. Make a token on a server, and start the agent " +
+          "once with --token-file FILE and the --ca-pin that was printed: it joins again under its name, with its key",
+      },
+    );
+  }
   throw new MeshError(
     "CERT_UNTRUSTED",
     `the certificate ${certificateText(leaf)} is not from this mesh's authority (${pins})`,
     {
-      hint: "the other machine belongs to another mesh, or the server was set up anew; join it again with a new token",
+      hint: "the other machine belongs to another mesh, or the authority was replaced while one of the two was away: " +
+        "the one that reaches no server has to join again with a new token",
     },
+  );
+}
+
+/** Pin of the authority that a chain comes from. Throws CERT_UNTRUSTED for none of them. */
+export function issuerPin(chain: readonly Certificate[], anchors: readonly Certificate[]): string {
+  const from = anchors.find((anchor) => {
+    try {
+      checkPath(chain, { anchors: [anchor] });
+      return true;
+    } catch {
+      return false;
+    }
+  });
+  if (from) return pinOf(from);
+  throw new MeshError("CERT_UNTRUSTED", "the certificate is from none of the authorities that are trusted");
+}
+
+/** Whether an authority claims to be one of the same mesh; believed no further than for a sentence. */
+function sharesDomain(authority: Certificate, anchors: readonly Certificate[]): boolean {
+  return authority.uris.some((uri) =>
+    parseAuthorityUri(uri) !== undefined && anchors.some((a) => a.uris.includes(uri))
   );
 }
 

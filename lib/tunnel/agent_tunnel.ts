@@ -12,6 +12,7 @@ import type { ControlClient } from "./control/client.ts";
 import { Servers, type ServersEvents, type ServersOptions, type ServerStatus } from "./control/servers.ts";
 import { RelayPath } from "./legs/relay_path.ts";
 import { RelayLegs } from "./legs/relay_legs.ts";
+import { AUTHORITIES_FEATURE } from "./control/authority_message.ts";
 import { LEGS_FEATURE } from "./control/leg_message.ts";
 import { PATHS_FEATURE } from "./control/path_message.ts";
 import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
@@ -85,7 +86,11 @@ export class AgentTunnel {
       ...options,
       log: log.child("control"),
       verify: options.verifyServer,
-      features: [...(paths ? [PATHS_FEATURE] : []), ...(options.legs ? [LEGS_FEATURE] : [])],
+      features: [
+        ...(paths ? [PATHS_FEATURE] : []),
+        ...(options.legs ? [LEGS_FEATURE] : []),
+        ...(events?.onAuthorities ? [AUTHORITIES_FEATURE] : []),
+      ],
     };
     this.servers = new Servers(control, {
       ...events,

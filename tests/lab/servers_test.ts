@@ -8,8 +8,9 @@ import type { LabNode } from "../../lib/lab/node.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import type { HostProcess } from "../../lib/lab/process.ts";
 import { allowed, curl, tell, webService, withMesh } from "./fixture.ts";
-import { fixture, longLabTest } from "./support.ts";
+import { longLabTest } from "./support.ts";
 import { connected, joinSecond, startFirst, startSecond, URLS } from "./two_servers.ts";
+import { finish, watch } from "./watch.ts";
 
 const DIRECT_ECHO = "10.96.0.10";
 const RELAYED_ECHO = "10.96.0.11";
@@ -87,23 +88,4 @@ longLabTest(
 
 async function pathTo(mesh: Mesh, node: LabNode, peer: string): Promise<string | undefined> {
   return (await mesh.status(node)).peers.find((p) => p.node === peer)?.path;
-}
-
-function watch(from: Pod, ip: string): Promise<HostProcess> {
-  return from.host.start("watch", [...fixture("stream_watch"), ip, "7"], { ready: { log: /^open/m } });
-}
-
-/** Ends a watch: every byte came back, in order. Returns its longest silence in ms. */
-async function finish(process: HostProcess): Promise<number> {
-  process.signal("SIGUSR2");
-  await process.ended;
-  const result = JSON.parse((await process.log()).trim().split("\n").at(-1)!) as {
-    readonly ended: string;
-    readonly sent: number;
-    readonly received: number;
-    readonly wrong: number;
-    readonly longestMs: number;
-  };
-  assert.deepEqual([result.ended, result.wrong, result.received], ["cleanly", 0, result.sent], "the stream broke");
-  return result.longestMs;
 }

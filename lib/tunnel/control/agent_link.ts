@@ -5,6 +5,7 @@ import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
 import type { IpPort } from "../../net.ts";
 import type { PeerIdentity } from "../carrier.ts";
 import { isChannelFrame } from "../relay/frames.ts";
+import { AUTHORITIES_FEATURE, type AuthoritiesMessage } from "./authority_message.ts";
 import { LEGS_FEATURE } from "./leg_message.ts";
 import { type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
 import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
@@ -30,6 +31,8 @@ export interface AgentLinkOptions {
   onPath(message: PathMessage): void;
   /** It wants relay legs to a peer; only from agents that named the feature. */
   onLegAsk(peer: string): void;
+  /** Which authorities it trusts; only from agents that named the feature. */
+  onAuthorities(message: AuthoritiesMessage): void;
   onMeta(message: Uint8Array): void;
   onMetaDrain(): void;
   onRelayDrain(): void;
@@ -90,6 +93,11 @@ export class AgentLink {
   /** Whether the agent can have relay legs. */
   get takesLegs(): boolean {
     return this.#hello?.features.includes(LEGS_FEATURE) ?? false;
+  }
+
+  /** Whether the agent speaks of authorities. */
+  get tellsAuthorities(): boolean {
+    return this.#hello?.features.includes(AUTHORITIES_FEATURE) ?? false;
   }
 
   /** Puts encoded bytes on the connection; false = congested. */
@@ -179,6 +187,9 @@ export class AgentLink {
       case "punch":
         if (!this.findsPaths) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
         return this.#options.onPath(m);
+      case "authorities":
+        if (!this.tellsAuthorities) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
+        return this.#options.onAuthorities(m);
       case "leg-ask":
         if (!this.takesLegs) throw new MeshError("PROTOCOL", `${m.type} from an agent without that feature`);
         return this.#options.onLegAsk(m.peer);

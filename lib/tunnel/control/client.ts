@@ -8,6 +8,7 @@ import type { Logger } from "../../log.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { connectControl, type ConnectOptions, type Ends } from "./connect.ts";
 import { CONNECT_MS, ControlLink } from "./control_link.ts";
+import { AUTHORITIES_FEATURE, type AuthoritiesMessage } from "./authority_message.ts";
 import { type LegMessage, LEGS_FEATURE } from "./leg_message.ts";
 import type { ControlMessage, Welcome } from "./message.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
@@ -60,6 +61,8 @@ export interface ControlClientOptions extends Omit<ConnectOptions, "timeoutMs" |
   onPath?(message: PathMessage): void;
   /** The server's part in relay legs; comes only to who named the feature. */
   onLeg?(message: LegMessage): void;
+  /** Which authorities the server trusts; comes only to who named the feature. */
+  onAuthorities?(message: AuthoritiesMessage): void;
   /** Another agent opened a channel to us. */
   onChannel(leg: ChannelDuplex): void;
 }
@@ -204,6 +207,12 @@ export class ControlClient {
     return true;
   }
 
+  /** Tells the server which authorities we trust, if it wants to know. */
+  sendAuthorities(told: Omit<AuthoritiesMessage, "type">): void {
+    if (this.#state.phase !== "up" || !this.#state.welcome.features.includes(AUTHORITIES_FEATURE)) return;
+    this.#live!.tell({ type: "authorities", ...told });
+  }
+
   /** Measures the server's clock anew; the answer comes a round trip later. */
   askTime(): void {
     if (this.#state.phase === "up") this.#live!.ping();
@@ -307,6 +316,8 @@ export class ControlClient {
         return this.#options.onPath?.(m);
       case "leg":
         return this.#options.onLeg?.(m);
+      case "authorities":
+        return this.#options.onAuthorities?.(m);
       default:
         throw new MeshError("PROTOCOL", `${m.type} is for servers only`);
     }

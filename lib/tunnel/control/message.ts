@@ -9,6 +9,7 @@
 import { MeshError, type ReasonCode, reasonCode, reasonNumber } from "../../errors.ts";
 import { isNodeName, parseIp } from "../../addr.ts";
 import type { IpPort } from "../../net.ts";
+import { type AuthoritiesMessage, MAX_AUTHORITIES_BODY, readAuthorities } from "./authority_message.ts";
 import { type LegMessage, MAX_LEG_BODY, readLegMessage } from "./leg_message.ts";
 import { MAX_PATH_BODY, type PathMessage, type PathMessageType, readPathMessage } from "./path_message.ts";
 
@@ -35,6 +36,7 @@ export const CONTROL = {
   UNMET: 0x20,
   LEG_ASK: 0x21,
   LEG: 0x22,
+  AUTHORITIES: 0x23,
 } as const;
 
 const PATH_TYPES: Readonly<Record<PathMessageType, number>> = {
@@ -110,7 +112,8 @@ export type ControlMessage =
   | { readonly type: "pong"; readonly stamp: number; readonly time: number }
   | { readonly type: "goaway"; readonly code: ReasonCode; readonly message: string }
   | PathMessage
-  | LegMessage;
+  | LegMessage
+  | AuthoritiesMessage;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -157,6 +160,10 @@ export function encodeControl(m: ControlMessage): Uint8Array {
     case "punch": {
       const { type, ...body } = m;
       return json(PATH_TYPES[type], body, MAX_PATH_BODY);
+    }
+    case "authorities": {
+      const { type: _, ...body } = m;
+      return json(CONTROL.AUTHORITIES, body, MAX_AUTHORITIES_BODY);
     }
     case "leg-ask":
     case "leg": {
@@ -205,6 +212,8 @@ export function decodeControl(bytes: Uint8Array): ControlMessage {
     case CONTROL.PUNCH:
     case CONTROL.UNMET:
       return readPathMessage(PATH_NAMES.get(bytes[0])!, members(bytes, MAX_PATH_BODY));
+    case CONTROL.AUTHORITIES:
+      return readAuthorities(members(bytes, MAX_AUTHORITIES_BODY));
     case CONTROL.LEG_ASK:
     case CONTROL.LEG:
       return readLegMessage(bytes[0] === CONTROL.LEG ? "leg" : "leg-ask", members(bytes, MAX_LEG_BODY));

@@ -52,6 +52,7 @@ const samples: readonly ControlMessage[] = [
   },
   { type: "punch", step: "stop", id: 0xffffffff, code: "TIMEOUT", message: "nobody came" },
   { type: "unmet", peer: "edge-2", code: "PEER_OFFLINE", message: "edge-2 is not connected" },
+  { type: "authorities", trusted: ["sha256:" + "0a".repeat(32)], issuer: "sha256:" + "0a".repeat(32) },
   { type: "leg-ask", peer: "edge-2" },
   { type: "leg", peer: "edge-2", ticket: "0f".repeat(32), client: true },
 ];
@@ -64,7 +65,7 @@ Deno.test("every message survives its encoding", () => {
 
 Deno.test("the first byte is the type of PROTOCOL.md", () => {
   const bytes = samples.map((m) => encodeControl(m)[0]);
-  assert.deepEqual(bytes, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15, 15, 15, 32, 33, 34]);
+  assert.deepEqual(bytes, [1, 2, 3, 3, 4, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 15, 15, 15, 32, 35, 33, 34]);
 });
 
 Deno.test("builds without features are understood", () => {

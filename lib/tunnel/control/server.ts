@@ -16,6 +16,7 @@ import { type RelayLimits, type RelayOptions, type RelayStats, RelaySwitch } fro
 import { AgentLink, type AgentStats } from "./agent_link.ts";
 import { type DoorLimits, type DoorPost, FrontDoor, type JoinAnswer } from "./front_door.ts";
 import type { EntranceSockets } from "./entrance.ts";
+import { AUTHORITIES_FEATURE, type AuthoritiesMessage } from "./authority_message.ts";
 import { LEGS_FEATURE } from "./leg_message.ts";
 import { CONTROL_VERSION, type ControlMessage, encodeControl, MAX_PEERS } from "./message.ts";
 import { PATHS_FEATURE } from "./path_message.ts";
@@ -48,6 +49,10 @@ export interface ControlServerOptions<P extends PeerIdentity> {
   readonly posts?: ReadonlyMap<string, DoorPost> | undefined;
   /** Answers a renewal over the agent's connection; the text is the identity module's. Must not reject. */
   renew(peer: P, body: string): Promise<string>;
+  /** Which authorities this server trusts, and where certificates of nodes come from; without it nobody is told. */
+  authorities?(): Omit<AuthoritiesMessage, "type">;
+  /** The same of an agent. */
+  onAuthorities?(node: string, told: AuthoritiesMessage): void;
   /** The current revocation list, as JSON value. */
   revocations(): unknown;
   /** Whether a node was ever enrolled: decides between PEER_OFFLINE and UNKNOWN_NODE. */
@@ -180,6 +185,16 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
     }
   }
 
+  /** Tells everybody which authorities there are now. */
+  pushAuthorities(): void {
+    for (const link of this.#ready.values()) this.#tellAuthorities(link);
+  }
+
+  #tellAuthorities(link: AgentLink): void {
+    const told = this.#options.authorities?.();
+    if (told && link.tellsAuthorities) link.tell({ type: "authorities", ...told });
+  }
+
   /** Bytes over the relay legs of a node since it connected. */
   legBytes(node: string): number {
     return this.#legs?.bytesOf(node) ?? 0;
@@ -248,6 +263,7 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       onRenew: (body) => this.#options.renew(peer, body),
       onPath: (message) => this.#ready.get(peer.node) === link && this.#paths?.message(peer.node, message),
       onLegAsk: (to) => void (this.#ready.get(peer.node) === link && this.#legs?.ask(peer.node, to)),
+      onAuthorities: (told) => this.#options.onAuthorities?.(peer.node, told),
       onMeta: (message) => this.#options.onMeta?.(peer.node, message),
       onMetaDrain: () => this.#options.onMetaDrain?.(peer.node),
       onRelayDrain: () => this.#relay.drained(id),
@@ -273,8 +289,13 @@ export class ControlServer<P extends PeerIdentity = PeerIdentity> {
       time: Math.floor(this.#options.clock.wall()),
       observed: link.observed,
       config: this.#options.config?.(peer.node) ?? {},
-      features: [...(this.#paths ? [PATHS_FEATURE] : []), ...(this.#legs ? [LEGS_FEATURE] : [])],
+      features: [
+        ...(this.#paths ? [PATHS_FEATURE] : []),
+        ...(this.#legs ? [LEGS_FEATURE] : []),
+        ...(this.#options.authorities ? [AUTHORITIES_FEATURE] : []),
+      ],
     });
+    this.#tellAuthorities(link);
     link.tell({ type: "revocations", list: this.#options.revocations() });
     for (const message of this.#everybody(peer.node)) link.tell(message);
     if (older) {

@@ -6,6 +6,7 @@ import { MeshError, type ReasonCode } from "../../errors.ts";
 import type { MonoMs } from "../../clock.ts";
 import type { ChannelDuplex } from "../legs/channel_duplex.ts";
 import { ControlClient, type ControlClientOptions, type ControlState } from "./client.ts";
+import type { AuthoritiesMessage } from "./authority_message.ts";
 import type { LegMessage } from "./leg_message.ts";
 import type { Welcome } from "./message.ts";
 import type { PathMessage } from "./path_message.ts";
@@ -26,6 +27,8 @@ export interface ServersEvents {
   onTime?(server: ControlClient, time: number, sentAt: MonoMs): void;
   onPath?(server: ControlClient, message: PathMessage): void;
   onLeg?(server: ControlClient, message: LegMessage): void;
+  /** Which authorities a server trusts. */
+  onAuthorities?(server: ControlClient, message: AuthoritiesMessage): void;
   onChannel(leg: ChannelDuplex): void;
   /** Something changed that a waiting dial may want to know: a server came, went, or could not be reached. */
   onChange(): void;
@@ -80,6 +83,7 @@ export class Servers {
         onTime: (time, sentAt) => events.onTime?.(client, time, sentAt),
         onPath: (message) => events.onPath?.(client, message),
         onLeg: (message) => events.onLeg?.(client, message),
+        onAuthorities: (message) => events.onAuthorities?.(client, message),
         onChannel: (leg) => events.onChannel(leg),
       });
       return client;
