@@ -340,10 +340,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     const tried = clock.timer(FIRST_CONNECTION_MS, serverTried);
     const unwatch = identity.watch(
       (body) => tunnel.tunnel.servers.renew(body),
-      () => {
-        tunnel.renewed();
-        void useServers();
-      },
+      () => void useServers(),
     );
     endTunnel = () => {
       tried();

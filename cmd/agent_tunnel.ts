@@ -42,9 +42,7 @@ export interface TunnelHandle {
   readonly tunnel: AgentTunnel;
   /** Follows a server's metadata, or none any more, as {@link TunnelParts.follows} says now. */
   follow(): void;
-  /** The certificate was renewed: tells the servers which authorities this node trusts now. */
-  renewed(): void;
-  /** Connects to these servers from now on, and to no other. */
+  /** Connects to these servers from now on, and to no other, and tells them which authorities this node trusts now. */
   use(servers: readonly string[]): void;
   /** Ends the tunnel for good. */
   close(): Promise<void>;
@@ -133,10 +131,10 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
   return {
     tunnel,
     follow,
-    renewed() {
+    use(servers) {
+      tunnel.servers.use(servers);
       for (const client of tunnel.servers.clients) client.sendAuthorities(identity.authorities);
     },
-    use: (servers) => tunnel.servers.use(servers),
     async close() {
       for (const link of links.values()) source.detach(link);
       links.clear();
