@@ -2,7 +2,7 @@
  * What forwarding is told about the node it runs on and how it shall behave. Both are values: whoever composes the
  * agent gathers them and hands over a new one when something changed.
  */
-import type { Cidr } from "../addr.ts";
+import { type Cidr, cidrContains } from "../addr.ts";
 import { DEFAULT_FILTER, type FilterConfig } from "../meta/filters.ts";
 
 /** A pod network of another node that packets of this node reach without us: declared, or proven by that node's agent. */
@@ -29,6 +29,23 @@ export interface NodeFacts {
    * two pods of one such bridge would bypass our address translation, so those connections get our source address.
    */
   readonly hairpinLinks: readonly string[];
+}
+
+/** Clients that are remembered per facts. */
+const CLIENTS_MAX = 1024;
+const clients = new WeakMap<NodeFacts, Map<string, boolean>>();
+
+/** Whether an address belongs to this host or to a pod on it; asked for each connection, so the answers are kept. */
+export function isOurs(ip: string, facts: NodeFacts): boolean {
+  let known = clients.get(facts);
+  if (!known) clients.set(facts, known = new Map());
+  let ours = known.get(ip);
+  if (ours === undefined) {
+    ours = facts.addresses.includes(ip) || facts.podCidrs.some((cidr) => cidrContains(cidr, ip));
+    if (known.size === CLIENTS_MAX) known.clear();
+    known.set(ip, ours);
+  }
+  return ours;
 }
 
 /** How connections are spread over the endpoints. */

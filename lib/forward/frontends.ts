@@ -18,6 +18,9 @@ export interface Found {
 export class FrontendIndex {
   readonly #byKey = new Map<string, Found>();
   #services: ReadonlyMap<string, PlannedService> = new Map();
+  /** What was found for TCP since the last change, by the asker's own object: the loop gives one per address. */
+  #recent = new WeakMap<IpPort, Found>();
+  #hostAddresses: readonly string[] = [];
 
   /** Takes over a new plan; costs what changed. */
   update(plan: Plan): void {
@@ -28,13 +31,23 @@ export class FrontendIndex {
       if (this.#services.get(key) !== next) this.#each(next, (id, found) => this.#byKey.set(id, found));
     }
     this.#services = plan.services;
+    this.#recent = new WeakMap();
   }
 
-  /** `hostAddresses` says which addresses node ports answer on. */
-  find(protocol: Protocol, at: IpPort, hostAddresses: readonly string[]): Found | undefined {
-    const found = this.#byKey.get(frontendKey(protocol, at.ip, at.port));
-    if (found || !hostAddresses.includes(at.ip)) return found;
-    return this.#byKey.get(nodePortKey(protocol, at.ip.includes(":") ? 6 : 4, at.port));
+  /** The TCP port that answers at `at`; `hostAddresses` says where node ports do. */
+  find(at: IpPort, hostAddresses: readonly string[]): Found | undefined {
+    if (hostAddresses !== this.#hostAddresses) {
+      this.#hostAddresses = hostAddresses;
+      this.#recent = new WeakMap();
+    }
+    let found = this.#recent.get(at);
+    if (found) return found;
+    found = this.#byKey.get(frontendKey("TCP", at.ip, at.port));
+    if (!found && hostAddresses.includes(at.ip)) {
+      found = this.#byKey.get(nodePortKey("TCP", at.ip.includes(":") ? 6 : 4, at.port));
+    }
+    if (found) this.#recent.set(at, found);
+    return found;
   }
 
   #each(service: PlannedService, visit: (key: string, found: Found) => void): void {

@@ -5,9 +5,8 @@
  */
 import type { Logger } from "../log.ts";
 import type { Accepted, IpPort, Listener, Loop } from "../net.ts";
-import type { NodeFacts } from "./facts.ts";
+import { isOurs, type NodeFacts } from "./facts.ts";
 import { needsAgent, type Plan, type PlannedPort } from "./plan_model.ts";
-import { isOurs } from "./tcp.ts";
 
 /** Ports of the mesh address, as for datagrams: below the punch range, off NodePorts and ephemeral ports. */
 export const LISTEN_PORTS = { first: 19001, count: 999 } as const;

@@ -3,7 +3,7 @@
  * picks an endpoint, dials it here or through the tunnel, and joins the two streams. An endpoint that does not answer
  * is followed by the next one while no byte can have reached any.
  */
-import { cidrContains, hostPort } from "../addr.ts";
+import { hostPort } from "../addr.ts";
 import type { CancelTimer, Clock, MonoMs } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import type { Logger } from "../log.ts";
@@ -11,7 +11,7 @@ import type { Accepted, Dialer, IpPort, MeshStream, ServiceTarget, StreamHandler
 import { type Connections, type SeenConnection, type Tracked } from "./connections.ts";
 import { count, countConnect, type Counters } from "./counters.ts";
 import { EarlyBytes, unseen } from "./early.ts";
-import type { NodeFacts } from "./facts.ts";
+import { isOurs, type NodeFacts } from "./facts.ts";
 import { FirstRequest } from "./first_request.ts";
 import { type Found, type FrontendIndex, verdictFor } from "./frontends.ts";
 import type { Picker } from "./picker.ts";
@@ -76,7 +76,7 @@ export class TcpForwarder {
     const facts = this.#deps.facts();
     // Somebody connected to the listener itself: it is no service of its own.
     if (original.ip === local.ip && original.port === local.port) return "NOT_ALLOWED";
-    const found = index.find("TCP", original, facts.addresses);
+    const found = index.find(original, facts.addresses);
     if (!found) return "NO_SERVICE";
     // Cluster addresses serve this host and its pods, whoever else can route packets here.
     if (found.frontend.kind === "cluster-ip" && !isOurs(remote.ip, facts)) {
@@ -97,11 +97,6 @@ export class TcpForwarder {
       try: "add its network to mesh.podCIDRs if it is a pod's",
     });
   }
-}
-
-/** Whether an address belongs to this host or to a pod on it. */
-export function isOurs(ip: string, facts: NodeFacts): boolean {
-  return facts.addresses.includes(ip) || facts.podCidrs.some((cidr) => cidrContains(cidr, ip));
 }
 
 /**
@@ -180,7 +175,7 @@ class Connection implements Tracked, StreamHandler, PipeOwner {
   /** Dials at once, unless the client's request has to say where. */
   start(): void {
     const on = this.#found.port.hashOn;
-    if (on === undefined) return this.next();
+    if (on === undefined) return this.next("NO_ENDPOINT", this.#started);
     const client = this.#accepted!.stream;
     this.#first = new FirstRequest({
       client,
@@ -210,13 +205,12 @@ class Connection implements Tracked, StreamHandler, PipeOwner {
   }
 
   /** Dials the next endpoint, or gives up. */
-  next(last: ReasonCode = "NO_ENDPOINT"): void {
-    const { picker, clock, connectTimeoutMs, counters } = this.#deps;
+  next(last: ReasonCode = "NO_ENDPOINT", now: MonoMs = this.#deps.clock.now()): void {
+    const { picker, connectTimeoutMs, counters } = this.#deps;
     const { port } = this.#found;
     const client = this.#accepted!.remote.ip;
     const slots = agentSlots(verdictFor(this.#found, isOurs(client, this.#deps.facts())));
     const untried = slots.length - (this.#failed?.size ?? 0);
-    const now = clock.now();
     const left = connectTimeoutMs * BUDGET_ATTEMPTS - (now - this.#started);
     if (untried <= 0 && last === "ENDPOINT_REMOVED" && this.#attempts < MAX_ATTEMPTS && left > STALE_MS) {
       return this.#lookAgain();
@@ -236,7 +230,7 @@ class Connection implements Tracked, StreamHandler, PipeOwner {
     const { clock, index, facts } = this.#deps;
     this.#deadline = clock.timer(STALE_MS, () => {
       this.#deadline = undefined;
-      const found = index.find("TCP", this.#accepted!.original, facts().addresses);
+      const found = index.find(this.#accepted!.original, facts().addresses);
       if (!found) return this.reset("NO_SERVICE");
       this.#found = found;
       this.#failed = undefined;

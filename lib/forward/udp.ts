@@ -5,9 +5,10 @@
  */
 import type { ReasonCode } from "../errors.ts";
 import type { IpPort, UdpSocket } from "../net.ts";
+import { isOurs } from "./facts.ts";
 import { needsAgent, type Plan, type PlannedPort, type Slot } from "./plan_model.ts";
 import { bindNear } from "./port_listeners.ts";
-import { agentSlots, isOurs } from "./tcp.ts";
+import { agentSlots } from "./tcp.ts";
 import { type UdpDeps, UdpFlow } from "./udp_flow.ts";
 
 export class UdpForwarder {

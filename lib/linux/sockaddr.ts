@@ -34,5 +34,19 @@ export function getSockaddr(bytes: Uint8Array, offset = 0): IpPort {
   const layout = family === AF_INET ? V4 : V6;
   const port = (bytes[offset + layout.at.port]! << 8) | bytes[offset + layout.at.port + 1]!;
   const at = offset + layout.at.addr;
-  return { ip: ipFromBytes(bytes.subarray(at, at + (family === AF_INET ? 4 : 16))), port };
+  return { ip: family === AF_INET ? textOf4(bytes, at) : ipFromBytes(bytes.subarray(at, at + 16)), port };
+}
+
+/** Clients come again: their text is made once, and tables that are asked for it need not hash it anew. */
+const TEXTS_MAX = 1024;
+const texts4 = new Map<number, string>();
+
+function textOf4(bytes: Uint8Array, at: number): string {
+  const word = bytes[at]! << 24 | bytes[at + 1]! << 16 | bytes[at + 2]! << 8 | bytes[at + 3]!;
+  let text = texts4.get(word);
+  if (text === undefined) {
+    if (texts4.size === TEXTS_MAX) texts4.clear();
+    texts4.set(word, text = `${word >>> 24}.${word >>> 16 & 255}.${word >>> 8 & 255}.${word & 255}`);
+  }
+  return text;
 }

@@ -1,6 +1,7 @@
 /** Calls on sockets that are not on the path of each packet: making, options, addresses. */
 import { hostPort } from "../addr.ts";
 import type { IpPort, ListenOptions } from "../net.ts";
+import { addressFor, AddressTable } from "./address.ts";
 import { sysError } from "./errno.ts";
 import { errno, type Fd, type Libc, libc } from "./ffi.ts";
 import { Memory } from "./memory.ts";
@@ -23,6 +24,9 @@ import {
   STRUCT,
 } from "./structs.ts";
 
+/** Service ports whose address is kept as an object; a node's clients use few of a cluster's. */
+const ORIGINALS = 1024;
+
 /** What {@link SocketOps.openBound} makes. */
 export interface BindSpec {
   readonly type: number;
@@ -41,6 +45,7 @@ export class SocketOps {
   readonly #linger = Memory.allocate(STRUCT.linger.size);
   readonly #length = Memory.allocate(4);
   readonly #name = Memory.allocate(SOCKADDR_MAX);
+  readonly #originals = new AddressTable(ORIGINALS);
 
   constructor() {
     this.#linger.i32[STRUCT.linger.at.onoff >> 2] = 1;
@@ -83,8 +88,9 @@ export class SocketOps {
 
   /** Starts a connection. Returns 0 or the errno, EINPROGRESS being the usual one. */
   connect(fd: Fd, to: IpPort): number {
-    const length = putSockaddr(this.#name.bytes, 0, to);
-    return this.c.connect(fd, this.#name.pointer, length) < 0 ? errno() : 0;
+    const address = addressFor(to);
+    address.put(this.#name.u32, 0);
+    return this.c.connect(fd, this.#name.pointer, address.length) < 0 ? errno() : 0;
   }
 
   /** Accepts a connection; a negative errno if there is none. `peer` of {@link acceptedPeer} is valid until the next call. */
@@ -109,14 +115,14 @@ export class SocketOps {
   }
 
   /**
-   * Where a client meant to go before DNAT: conntrack's original destination. Undefined when the kernel has no
-   * conntrack entry for the connection, that is, when nothing was rewritten.
+   * Where a client meant to go before DNAT: conntrack's original destination, as the same object each time while few are
+   * in use. Undefined when the kernel has no conntrack entry for the connection, that is, when nothing was rewritten.
    */
   originalOf(fd: Fd, ip: string): IpPort | undefined {
     this.#length.u32[0] = SOCKADDR_MAX;
     const level = addressFamily(ip) === AF_INET6 ? SOL_IPV6 : SOL_IP;
     const r = this.c.getsockopt(fd, level, SO_ORIGINAL_DST, this.#name.pointer, this.#length.pointer);
-    return r < 0 ? undefined : getSockaddr(this.#name.bytes);
+    return r < 0 ? undefined : this.#originals.find(this.#name.u32, 0);
   }
 
   /** A bound socket. Throws MeshError KERNEL with the address and the errno. */

@@ -19,7 +19,7 @@ import {
   SOL_SOCKET,
   STRUCT,
 } from "./structs.ts";
-import { ADDRESS_WORDS, type UdpAddress, UdpAddressTable } from "./udp_address.ts";
+import { ADDRESS_WORDS, addressFor, AddressTable, type SocketAddress } from "./address.ts";
 
 /** Datagrams per system call. */
 const BATCH = 64;
@@ -73,7 +73,7 @@ class MessageBatch {
 export class UdpKit implements Deferred {
   readonly poller: Poller;
   readonly ops: SocketOps;
-  readonly addresses = new UdpAddressTable();
+  readonly addresses = new AddressTable();
   readonly #in = new MessageBatch(RECEIVE_STRIDE);
   readonly #out = new MessageBatch(QUEUED_MAX);
   readonly #views: readonly Uint8Array[];
@@ -117,7 +117,7 @@ export class UdpKit implements Deferred {
   }
 
   /** Puts a datagram into the batch that leaves at the end of the turn. */
-  queue(socket: LoopUdpSocket, bytes: Uint8Array, length: number, to: UdpAddress): void {
+  queue(socket: LoopUdpSocket, bytes: Uint8Array, length: number, to: SocketAddress): void {
     if (this.#queued === BATCH) this.flush();
     const i = this.#queued++;
     this.ops.c.copyFrom(this.#slots[i]!, bytes, length);
@@ -129,7 +129,7 @@ export class UdpKit implements Deferred {
   }
 
   /** Sends one datagram now. Returns 0 or the errno. */
-  sendNow(fd: Fd, bytes: Uint8Array, length: number, to: UdpAddress): number {
+  sendNow(fd: Fd, bytes: Uint8Array, length: number, to: SocketAddress): number {
     // What was sent before must not be overtaken by this one.
     if (this.#queued > 0) this.flush();
     to.put(this.#name.u32, 0);
@@ -215,7 +215,7 @@ export class LoopUdpSocket implements UdpSocket, Pollable {
 
   send(bytes: Uint8Array, length: number, to: IpPort): boolean {
     if (this.fd < 0 || this.#full || length > MAX_DATAGRAM || length > bytes.length) return false;
-    const address = this.#kit.addresses.resolve(to);
+    const address = addressFor(to);
     if (length <= QUEUED_MAX && this.#kit.poller.inTurn) {
       this.#kit.queue(this, bytes, length, address);
       return true;

@@ -9,7 +9,7 @@ import { EpollLoop } from "./loop.ts";
 import { getSockaddr, putSockaddr, SOCKADDR_MAX } from "./sockaddr.ts";
 import { inNamespace, mayMakeNamespaces, run } from "./testing.ts";
 import type { LoopUdpSocket } from "./udp.ts";
-import { UdpAddress, UdpAddressTable } from "./udp_address.ts";
+import { addressFor, AddressTable, SocketAddress } from "./address.ts";
 
 const LOCAL: IpPort = { ip: "127.0.0.1", port: 0 };
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
@@ -25,7 +25,7 @@ const ipv6 = fc.array(fc.integer({ min: 0, max: 0xffff }), { minLength: 8, maxLe
 const address = fc.record({ ip: fc.oneof(ipv4, ipv6), port: fc.integer({ min: 0, max: 65535 }) });
 
 Deno.test("any address survives the way through sockaddr, and the table gives one object per address", () => {
-  const table = new UdpAddressTable();
+  const table = new AddressTable();
   const words = new Uint32Array(16);
   const bytes = new Uint8Array(words.buffer);
   fc.assert(fc.property(address, fc.uint8Array({ minLength: 64, maxLength: 64 }), (at, noise) => {
@@ -48,14 +48,14 @@ Deno.test("any address survives the way through sockaddr, and the table gives on
 });
 
 Deno.test("a flood of senders does not grow the table without end, and each still gets its own address", () => {
-  const table = new UdpAddressTable();
+  const table = new AddressTable();
   const words = new Uint32Array(8);
   const bytes = new Uint8Array(words.buffer);
   const find = (i: number) => {
     putSockaddr(bytes, 0, { ip: `10.${i >> 16}.${(i >> 8) & 255}.${i & 255}`, port: i & 65535 });
     return table.find(words, 0);
   };
-  const objects = new Set<UdpAddress>();
+  const objects = new Set<SocketAddress>();
   for (let i = 0; i < 20_000; i++) {
     const found = find(i);
     assert.equal(found.port, i & 65535);
@@ -85,7 +85,7 @@ Deno.test("remembered addresses are forgotten when the loop is trimmed; who hold
 });
 
 Deno.test("a remembered address takes no memory of the C library", () => {
-  const table = new UdpAddressTable();
+  const table = new AddressTable();
   const words = new Uint32Array(8);
   const bytes = new Uint8Array(words.buffer);
   const before = Deno.memoryUsage().external;
@@ -99,11 +99,10 @@ Deno.test("a remembered address takes no memory of the C library", () => {
 });
 
 Deno.test("a caller's own address object is translated once", () => {
-  const table = new UdpAddressTable();
   const at = { ip: "fd00::1", port: 53 };
-  assert.equal(table.resolve(at), table.resolve(at));
-  const ours = UdpAddress.of(at);
-  assert.equal(table.resolve(ours), ours);
+  assert.equal(addressFor(at), addressFor(at));
+  const ours = SocketAddress.of(at);
+  assert.equal(addressFor(ours), ours);
 });
 
 Deno.test("small and large datagrams sent in one callback arrive in the order they were sent", async () => {

@@ -1,4 +1,4 @@
-/** Addresses of datagrams: the objects callers see and the kernel's bytes for them, each made once per address. */
+/** Addresses: the objects callers see and the kernel's bytes for them, each made once per address. */
 import type { IpPort } from "../net.ts";
 import { getSockaddr, putSockaddr, SOCKADDR_MAX } from "./sockaddr.ts";
 import { AF_INET, STRUCT } from "./structs.ts";
@@ -10,7 +10,6 @@ const V4_WORDS = 2;
 
 /** Addresses remembered per table; beyond it the table starts anew. A spoofed flood must not grow it for ever. */
 const ADDRESS_CAP = 4096;
-const SLOTS = ADDRESS_CAP * 2;
 
 /** Where bytes become words and back. Shared: it never outlives a call. */
 const words = new Uint32Array(ADDRESS_WORDS);
@@ -20,7 +19,7 @@ const bytes = new Uint8Array(words.buffer);
  * An address together with its `struct sockaddr`. Thousands are remembered at a time, so it is kept small: integers
  * instead of a typed array take 100 bytes instead of 500, and none of the C library's.
  */
-export class UdpAddress implements IpPort {
+export class SocketAddress implements IpPort {
   readonly ip: string;
   readonly port: number;
   /** Bytes of the structure. */
@@ -43,15 +42,15 @@ export class UdpAddress implements IpPort {
       : Array.from(from.subarray(offset + V4_WORDS, offset + ADDRESS_WORDS), (word) => word | 0);
   }
 
-  static of(at: IpPort): UdpAddress {
+  static of(at: IpPort): SocketAddress {
     putSockaddr(bytes, 0, at);
-    return new UdpAddress(at, words, 0);
+    return new SocketAddress(at, words, 0);
   }
 
   /** The address at word `at` of the kernel's structure. */
-  static fromWords(from: Uint32Array, at: number): UdpAddress {
+  static fromWords(from: Uint32Array, at: number): SocketAddress {
     for (let i = 0; i < ADDRESS_WORDS; i++) words[i] = from[at + i]!;
-    return new UdpAddress(getSockaddr(bytes), words, 0);
+    return new SocketAddress(getSockaddr(bytes), words, 0);
   }
 
   /** Writes the structure; {@link length} bytes of it count. */
@@ -73,11 +72,27 @@ export class UdpAddress implements IpPort {
   }
 }
 
+const given = new WeakMap<IpPort, SocketAddress>();
+
+/** The address a caller names: its own object of ours, or one that is remembered with the caller's object. */
+export function addressFor(to: IpPort): SocketAddress {
+  if (to instanceof SocketAddress) return to;
+  let known = given.get(to);
+  if (known === undefined) given.set(to, known = SocketAddress.of(to));
+  return known;
+}
+
 /** Finds the object of an address in the kernel's bytes without allocating; an open-addressed hash table. */
-export class UdpAddressTable {
-  readonly #slots: (UdpAddress | undefined)[] = new Array(SLOTS).fill(undefined);
-  readonly #given = new WeakMap<IpPort, UdpAddress>();
+export class AddressTable {
+  readonly #cap: number;
+  readonly #slots: (SocketAddress | undefined)[];
   #used = 0;
+
+  /** `cap`: a power of two. */
+  constructor(cap = ADDRESS_CAP) {
+    this.#cap = cap;
+    this.#slots = new Array(cap * 2).fill(undefined);
+  }
 
   /** Addresses that are remembered now. */
   get size(): number {
@@ -85,27 +100,19 @@ export class UdpAddressTable {
   }
 
   /** The address at word `at` of `from`. */
-  find(from: Uint32Array, at: number): UdpAddress {
+  find(from: Uint32Array, at: number): SocketAddress {
     const count = isV4(from, at) ? V4_WORDS : ADDRESS_WORDS;
     let hash = 0;
     for (let i = 0; i < count; i++) hash = Math.imul(hash ^ from[at + i]!, 0x9e3779b1) ^ (hash >>> 15);
-    const mask = SLOTS - 1;
+    const mask = this.#slots.length - 1;
     let slot = (hash ^ (hash >>> 16)) & mask;
     for (let known = this.#slots[slot]; known !== undefined; known = this.#slots[slot]) {
       if (known.is(from, at)) return known;
       slot = (slot + 1) & mask;
     }
-    if (this.#used === ADDRESS_CAP) this.forget();
+    if (this.#used === this.#cap) this.forget();
     this.#used++;
-    return this.#slots[slot] = UdpAddress.fromWords(from, at);
-  }
-
-  /** The address a caller names: its own object of ours, or one that is remembered with the caller's object. */
-  resolve(to: IpPort): UdpAddress {
-    if (to instanceof UdpAddress) return to;
-    let known = this.#given.get(to);
-    if (known === undefined) this.#given.set(to, known = UdpAddress.of(to));
-    return known;
+    return this.#slots[slot] = SocketAddress.fromWords(from, at);
   }
 
   /** Starts anew. Addresses that somebody holds stay as they are; they are only not the ones found from now on. */
