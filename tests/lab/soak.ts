@@ -5,7 +5,8 @@
  *
  * Two sites behind NATs. Side by side: short and kept connections on the kernel, proxy and tunnel way, requests balanced
  * by header, bulk, UDP, names, and a Service whose endpoints change every few seconds. Exit code 1 when anything failed
- * that should not, or when an agent or the server ends with more than it had after its first minutes.
+ * that should not, when an agent or the server ends with more than it had after its first minutes, or when it is not back
+ * near its idle figure once the load is over: what a heap holds under load also says how rarely it is collected.
  */
 import { sleep, systemClock } from "../../lib/clock.ts";
 import { startNginx } from "../../lib/lab/backends.ts";
@@ -14,6 +15,7 @@ import type { HostProcess } from "../../lib/lab/process.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import { startAll, withMesh } from "./fixture.ts";
 import { manifest, type ServiceSpec } from "./manifests.ts";
+import { calm } from "./memory_load.ts";
 import { say } from "./support.ts";
 import { askUdp, startUdpPeer, type UdpRun } from "./udp_peers.ts";
 
@@ -27,6 +29,8 @@ const UDP = { size: 400, perSecond: 200, runMs: 20_000 } as const;
 const PACE = 40;
 /** What the end may hold more than the middle: the noise of one collection of garbage. */
 const MEMORY_NOISE = 4_000_000;
+/** What an agent that did everything may hold more than one that did nothing, when both are calm: compiled code, and buffers in use. */
+const WARM = 16_000_000;
 /** Descriptors are counted while connections come and go. */
 const OPEN_NOISE = 24;
 
@@ -75,6 +79,9 @@ await withMesh({ cloud: "none", podsPerNode: 2 }, async (mesh) => {
   ]]);
   const samples = new Map<string, Sample[]>([...watched.keys()].map((name) => [name, []]));
 
+  const processes = [...watched.values()];
+  const idle = await calm(processes);
+
   started = systemClock.now();
   const paced = (name: string, flags: readonly string[] = []) => untilEnd(name, () => requests(client, name, flags));
   const loads = [
@@ -91,7 +98,8 @@ await withMesh({ cloud: "none", podsPerNode: 2 }, async (mesh) => {
     watch(watched, samples),
   ];
   await Promise.all(loads);
-  report(samples);
+  const after = await calm(processes);
+  report(samples, idle, after);
 });
 
 type Four = [Pod, Pod, Pod, Pod];
@@ -152,19 +160,25 @@ async function watch(watched: ReadonlyMap<string, HostProcess>, samples: Map<str
   }
 }
 
-/** Memory settles in the first minutes; the last fifth is compared with the middle one. */
-function report(samples: ReadonlyMap<string, readonly Sample[]>): void {
+/** Memory settles in the first minutes; the last fifth is compared with the middle one. `idle`, `after`: when all is calm. */
+function report(
+  samples: ReadonlyMap<string, readonly Sample[]>,
+  idle: readonly number[],
+  after: readonly number[],
+): void {
   let bad = 0;
   say(`${minutes} minutes`);
   for (const [name, { ok, failed, why }] of tallies) {
     say(`  ${name.padEnd(7)} ${String(ok).padStart(7)} done, ${failed} failed${why === "" ? "" : ` (${why})`}`);
     if (failed > 0) bad++;
   }
-  for (const [name, all] of samples) {
+  for (const [i, [name, all]] of [...samples].entries()) {
     const parts = [0, 1, 2, 3, 4].map((i) => all.slice(i * all.length / 5, (i + 1) * all.length / 5));
     const memory = parts.map((part) => median(part.map((s) => s.memory)));
     const files = parts.map((part) => Math.max(...part.map((s) => s.files)));
     say(`  ${name.padEnd(7)} private MB by fifths ${memory.map(mb).join(" ")}, most descriptors ${files.join(" ")}`);
+    say(`          calm ${mb(idle[i]!)} before, ${mb(after[i]!)} after`);
+    if (after[i]! > idle[i]! + WARM) bad++;
     if (memory[4]! > memory[2]! + MEMORY_NOISE || files[4]! > files[2]! + OPEN_NOISE) bad++;
   }
   say(bad === 0 ? "flat" : "NOT flat, or something failed");
