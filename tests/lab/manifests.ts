@@ -50,8 +50,7 @@ metadata:
   labels: { kubernetes.io/service-name: ${name} }
 addressType: ${family}
 ports: [{ name: main, port: ${targetPort}, protocol: ${protocol} }]
-endpoints:
-${endpoints.length === 0 ? "[]" : endpoints.map(endpoint).join("\n")}
+endpoints:${endpoints.length === 0 ? " []" : endpoints.map((e) => `\n${endpoint(e)}`).join("")}
 `);
   }
   if (of.balance !== undefined) {
