@@ -17,6 +17,8 @@ export interface ServiceSpec {
   readonly nodePort?: number;
   /** More lines of the Service's spec. */
   readonly spec?: string;
+  /** The Service's status, as a cloud's controller writes it. */
+  readonly status?: string;
   readonly labels?: string;
   readonly annotations?: string;
   /** `loadBalancer` of a DestinationRule for it. */
@@ -38,6 +40,7 @@ spec:
   ports: [{ name: main, port: ${port}, targetPort: ${targetPort}, protocol: ${protocol}${nodePort} }]
   ${dual}
   ${of.spec ?? ""}
+status: ${of.status ?? "{}"}
 `];
   for (const family of ["IPv4", "IPv6"] as const) {
     const endpoints = of.endpoints.filter(({ ip }) => ip.includes(":") === (family === "IPv6"));

@@ -12,8 +12,13 @@ import { requireTools } from "../../lib/lab/tools.ts";
 import { allowed, curl, startAll, tell, withMesh } from "./fixture.ts";
 import { manifest, type ServiceSpec } from "./manifests.ts";
 import { labTest } from "./support.ts";
+import { askUdp, startUdpPeer } from "./udp_peers.ts";
 
 const MEGABYTES = 8;
+const UDP_PORT = 9000;
+/** A load balancer's address that nodes believe, and one that they do not. */
+const BALANCED = "198.51.100.9";
+const NOT_BELIEVED = "192.0.2.99";
 /** curl's exit code for a refused connection. */
 const CURL_REFUSED = 7;
 
@@ -56,9 +61,21 @@ labTest("Service traffic as users of the original know it, on nodes whose pods h
         targetPort: 5353,
         protocol: "UDP",
       },
+      {
+        name: "balanced",
+        ip: "10.96.0.30",
+        endpoints: [pods[2]!],
+        spec: "type: LoadBalancer",
+        status: `{ loadBalancer: { ingress: [{ ip: ${BALANCED} }, { ip: ${NOT_BELIEVED} }] } }`,
+      },
+      ...udpServices(pods),
     ];
     await mesh.writeManifest("services.yaml", services.map(manifest).join("---\n"));
-    await startAll(mesh);
+    await Promise.all(pods.map((pod) => startUdpPeer(pod.host, pod.node.name, UDP_PORT)));
+    await mesh.startServer();
+    await Promise.all(
+      topology.nodes.map((node) => mesh.join(node, { flags: ["--set", "forward.externalIPs=198.51.100.0/24"] })),
+    );
     const ipOf = (name: string) => services.find((s) => s.name === name)!.ip;
     const ask = (from: Pod, name: string, count: number) => shares(from, `http://${ipOf(name)}/`, count);
 
@@ -101,6 +118,38 @@ labTest("Service traffic as users of the original know it, on nodes whose pods h
       assert.deepEqual(seen, { "edge-1-pod-1 on edge-1": 2 });
       await one!.host.execOk(["nft", "delete table ip theirs"]);
     });
+    await t.step(
+      "A09, A10, A12, A13 over UDP: each client's flows go in turn, anywhere, by source, or stay",
+      async () => {
+        const nodes = pods.map((pod) => pod.node.name);
+        await until("all three to answer", async () => {
+          return new Set(await answers(client, ipOf("udp-turn"), 6)).size === 3 || undefined;
+        });
+        const turns = await answers(client, ipOf("udp-turn"), 12);
+        assert.deepEqual(nodes.map((name) => turns.filter((answer) => answer === name).length), [4, 4, 4]);
+        const random = await answers(client, ipOf("udp-random"), 40);
+        assert.deepEqual(new Set(random), new Set(nodes));
+        for (const name of ["udp-source", "udp-sticky"]) {
+          for (const from of [client, other]) {
+            const kept = new Set([...await answers(from, ipOf(name), 10), ...await answers(from, ipOf(name), 10)]);
+            assert.equal(kept.size, 1, `${name} from ${from.name}: ${[...kept]}`);
+          }
+        }
+      },
+    );
+    await t.step(
+      "a load balancer's address inside the allow-list is served, one outside is named and left alone",
+      async () => {
+        // Not from the host itself, which has no route to anywhere.
+        for (const from of [client, other]) {
+          const { body, stderr } = await curl(from, `http://${BALANCED}/`);
+          assert.equal(body, "edge-3-pod-1 on edge-3", `${from.name}: ${stderr}`);
+        }
+        assert.doesNotMatch((await one!.host.execOk(["nft", "list", "ruleset"])).stdout, /192\.0\.2\.99/);
+        const { refused } = (await mesh.status(one!)).metadata;
+        assert.ok(refused.some((text) => text.includes(NOT_BELIEVED)), refused.join("\n"));
+      },
+    );
     await t.step("A35: endpoints outside the cluster are reached from the client's node", async () => {
       assert.equal((await curl(client, `http://${ipOf("outside")}/`)).body, "outside the cluster");
     });
@@ -184,6 +233,30 @@ labTest(
     });
   },
 );
+
+/** One UDP Service per policy, on three pods that say whose they are. */
+function udpServices(pods: readonly Pod[]): ServiceSpec[] {
+  const policies: readonly [name: string, more: Partial<ServiceSpec>][] = [
+    ["turn", {}],
+    ["random", { balance: "{ simple: RANDOM }" }],
+    ["source", { balance: "{ consistentHash: { useSourceIp: true } }" }],
+    ["sticky", { spec: "sessionAffinity: ClientIP" }],
+  ];
+  return policies.map(([name, more], i) => ({
+    name: `udp-${name}`,
+    ip: `10.96.0.${90 + i}`,
+    endpoints: pods,
+    port: UDP_PORT,
+    targetPort: UDP_PORT,
+    protocol: "UDP",
+    ...more,
+  }));
+}
+
+/** Who answers so many flows at once, each from a port of its own. */
+function answers(from: Pod, ip: string, flows: number): Promise<string[]> {
+  return askUdp<string[]>(from.host, "names", ip, UDP_PORT, flows);
+}
 
 /** How often each endpoint answered so many connections. */
 async function shares(from: Pod, url: string, count: number): Promise<Record<string, number>> {
