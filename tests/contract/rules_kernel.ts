@@ -4,7 +4,7 @@ import { pause } from "../../lib/clock.ts";
 import { Lab, type Namespace } from "../../lib/lab/namespace.ts";
 import type { Grammar, Ruleset } from "../../lib/forward/rules/ruleset.ts";
 import type { ApplyResult } from "../../lib/forward/rules/writer.ts";
-import { type Ask, type Listing, MACHINE, type RulesBench, SERVERS } from "./rules_contract.ts";
+import { type Ask, type Listing, MACHINE, type RulesBench, SERVERS } from "./rules_bench.ts";
 import { type Command, READY } from "./rules_probe.ts";
 
 /** Long enough for a loaded machine to answer, short enough that "silent" does not cost the suite its time. */

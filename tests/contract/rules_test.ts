@@ -4,7 +4,8 @@ import { type Grammar, TABLE } from "../../lib/forward/rules/ruleset.ts";
 import { Tracer } from "../../lib/forward/rules/trace.ts";
 import { RuleWriter } from "../../lib/forward/rules/writer.ts";
 import { hostPort } from "../../lib/addr.ts";
-import { type Ask, type Listing, MACHINE, type RulesBench, rulesContract, SERVERS } from "./rules_contract.ts";
+import { type Ask, type Listing, MACHINE, type RulesBench, SERVERS } from "./rules_bench.ts";
+import { rulesContract } from "./rules_contract.ts";
 import { KernelBench } from "./rules_kernel.ts";
 
 for (const grammar of ["full", "nft"] as const) {
