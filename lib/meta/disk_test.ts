@@ -153,7 +153,7 @@ for (const [name, bytes, expected] of DAMAGED) {
   });
 }
 
-Deno.test("disk: an unreadable, then full disk: one line per cause, saved again when there is room", async () => {
+Deno.test("disk: an unreadable, then full, then read-only disk: one line per cause, saved again when it can be", async () => {
   const files = new MemoryFiles();
   files.failRead = new Error("Input/output error (os error 5)");
   const { disk, clock, sink, change } = setup(files);
@@ -166,6 +166,13 @@ Deno.test("disk: an unreadable, then full disk: one line per cause, saved again 
   }
   assert.equal(sink.lines.filter((l) => l.includes("No space left")).length, 1);
   assert.match(disk.status().lastError!, /No space left/);
+  files.failWrite = new Error("Read-only file system (os error 30)");
+  for (let i = 0; i < 5; i++) {
+    clock.advance(30_000);
+    await turn();
+  }
+  assert.equal(sink.lines.filter((l) => l.includes("Read-only")).length, 1);
+  assert.match(disk.status().lastError!, /Read-only/);
   files.failWrite = undefined;
   clock.advance(30_000);
   await turn();

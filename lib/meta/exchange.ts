@@ -2,10 +2,11 @@
  * One list page or one watch of one resource: asks, reads, hands objects to a sink, and says how it ended. No
  * decision about what to ask next is made here; see reflector.ts and meta_reflector.ts.
  */
+import { MeshError } from "../errors.ts";
 import type { ApiAnswer, KubeApi } from "./kube_api.ts";
 import { chunksOf } from "./kube_api.ts";
 import type { Resource } from "./kube_resources.ts";
-import { apiVersionOf, pathOf } from "./kube_resources.ts";
+import { apiVersionOf, pathOf, resourceName } from "./kube_resources.ts";
 import { LineSplitter } from "./line_splitter.ts";
 import { ListSplitter } from "./list_splitter.ts";
 import type { Pacer } from "./pace.ts";
@@ -19,6 +20,12 @@ const ITEM_HEAD =
   /^\{"metadata":\{"name":"([^"\\]+)",(?:"generateName":"[^"\\]*",)?(?:"namespace":"([^"\\]+)",)?"uid":"[^"\\]+","resourceVersion":"(\d+)"/;
 /** Bytes of a list worked on before it is asked whether the loop shall turn: one or two items. */
 const STRETCH_BYTES = 4 * 1024;
+
+/** An object, or space before it. */
+const JSON_BEGINS: ReadonlySet<number> = new Set([..."{ \t\r\n"].map((c) => c.charCodeAt(0)));
+/** How Kubernetes begins protobuf; in a watch a frame's length stands before it. */
+const PROTOBUF_MAGIC = "k8s\0";
+const LATIN1 = new TextDecoder("latin1");
 
 /** Takes the objects that are read. */
 export interface ObjectSink {
@@ -51,15 +58,16 @@ export type ListEnd =
   }
   /** An answer without a version: nothing is known about the resource. */
   | { readonly type: "unknown" }
-  | { readonly type: "broke" }
+  /** `why`: the answer is none that can be read. */
+  | { readonly type: "broke"; readonly why?: MeshError }
   | Refused;
 
 export type WatchEnd =
   | { readonly type: "ended" }
   /** Cut in the middle of a line. */
   | { readonly type: "broke" }
-  /** A line that cannot be read. */
-  | { readonly type: "garbled" }
+  /** A line that cannot be read, or the whole answer, which `why` tells. */
+  | { readonly type: "garbled"; readonly why?: MeshError }
   | Refused;
 
 export interface WatchCallbacks {
@@ -120,7 +128,11 @@ export class Exchange {
     const lines = new LineSplitter();
     const { sink, pacer } = this.#options;
     let end: WatchEnd | undefined;
+    let begun = false;
     for await (const chunk of chunksOf(answer.body, signal)) {
+      const why = begun ? undefined : this.#unreadable(chunk, "watch");
+      if (why) return { type: "garbled", why };
+      begun ||= chunk.length > 0;
       lines.push(chunk, (bytes) => {
         if (!signal.aborted) end ??= this.#event(bytes, on);
       }, () => {
@@ -143,7 +155,11 @@ export class Exchange {
       },
       oversized: () => sink.oversized(),
     });
+    let begun = false;
     for await (const chunk of chunksOf(answer.body, signal)) {
+      const why = begun ? undefined : this.#unreadable(chunk, "list");
+      if (why) return { type: "broke", why };
+      begun ||= chunk.length > 0;
       for (let at = 0; at < chunk.length; at += STRETCH_BYTES) {
         splitter.push(chunk.subarray(at, at + STRETCH_BYTES));
         if (!pacer.tired) continue;
@@ -163,6 +179,19 @@ export class Exchange {
     // Looks at every object once: as much as a list of its own.
     for (const _ of sink.sweep()) if (pacer.tired) await pacer.rest(signal);
     return { type: "page", version, more: undefined, local };
+  }
+
+  /**
+   * What is wrong with an answer by its first bytes. KubeEdge's MetaServer hands protobuf on under the name of JSON where
+   * the cloud gave it that, so the content type says nothing.
+   */
+  #unreadable(begin: Uint8Array, what: "list" | "watch"): MeshError | undefined {
+    if (begin.length === 0 || JSON_BEGINS.has(begin[0]!)) return undefined;
+    const form = LATIN1.decode(begin.subarray(0, 16)).includes(PROTOBUF_MAGIC) ? "in protobuf" : "with no JSON";
+    const name = resourceName(this.#options.resource);
+    return new MeshError("PROTOCOL", `A ${what} of ${name} was answered ${form} although JSON was asked for`, {
+      hint: `look at what answers at ${this.#options.api.address}`,
+    });
   }
 
   #event(bytes: Uint8Array, on: WatchCallbacks): WatchEnd | undefined {

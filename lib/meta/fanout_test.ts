@@ -394,6 +394,11 @@ Deno.test("fanout: servers swapped and restarted under change load never give a 
           case "wait":
             clock.advance(100);
         }
+        // A difference to the wrong base would leave endpoints of both: the third byte says whose an address is.
+        const whose = String("ab".indexOf(agent.snapshot.version.source));
+        for (const { endpoints } of agent.snapshot.objects("slice")) {
+          for (const { ip } of endpoints) assert.equal(ip.split(".")[2], whose);
+        }
       }
       settle(clock, agent);
       assert.deepEqual(agent.failures, [], "no server ever offered a difference the agent had to refuse");

@@ -137,6 +137,7 @@ export class Follower {
     const { attempt } = action;
     const end = await this.#exchange.list(action.token, signal, () => this.#feed({ type: "progress", attempt }));
     if (end.type === "page") this.#listed = end.version;
+    if (end.type === "broke" && end.why) this.#options.sink.broke(end.why);
     this.#feed({ ...end, attempt });
   }
 
@@ -147,6 +148,7 @@ export class Follower {
       opened: () => this.#feed({ type: "opened", attempt }),
       event: (version) => this.#feed({ type: "event", attempt, version }),
     });
+    if (end.type === "garbled" && end.why) this.#options.sink.broke(end.why);
     this.#feed({ ...end, attempt });
   }
 }

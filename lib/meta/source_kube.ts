@@ -4,7 +4,7 @@
  * resource lacks never holds up the others.
  */
 import type { Clock } from "../clock.ts";
-import { describe } from "../errors.ts";
+import { codeOf, describe } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import { ConvertContext } from "./convert.ts";
 import type { FollowerOptions } from "./follower.ts";
@@ -87,8 +87,10 @@ export class KubeSource implements MetaSource {
   /** Changes gathered before anything was synced. */
   #first: Batch | undefined;
   readonly #target: SinkTarget;
-  /** Why the last request that got no answer got none. */
-  #broke: string | undefined;
+  /** Why the last request that got no answer got none, or none that can be read. */
+  #broke: unknown;
+  /** Answers that cannot be read are told once each: a program that gives such gives them again and again. */
+  readonly #unreadable = new Set<string>();
   #state: SourceState = "starting";
   #since: number;
 
@@ -138,7 +140,9 @@ export class KubeSource implements MetaSource {
       : this.#options.api.problem !== undefined
       ? this.#options.api.problem
       : failing.status === undefined
-      ? `the API cannot be reached${this.#broke === undefined ? "" : `: ${this.#broke}`}`
+      ? codeOf(this.#broke) === "PROTOCOL"
+        ? describe(this.#broke)
+        : `the API cannot be reached${this.#broke === undefined ? "" : `: ${describe(this.#broke)}`}`
       : `the API answers with status ${failing.status}`;
     return {
       kind: this.#kind,
@@ -186,7 +190,7 @@ export class KubeSource implements MetaSource {
       into: this.#target,
       byVersion: this.#options.byVersion ?? false,
       settled: (health) => this.#settled(entry, health),
-      broke: (error) => this.#broke = describe(error),
+      broke: (error) => this.#noAnswer(error),
     });
     const following = new Follower({
       api,
@@ -202,6 +206,13 @@ export class KubeSource implements MetaSource {
     });
     const entry: Entry = { resource, namespace, sink, following, health: undefined, active: false };
     this.#entries.push(entry);
+  }
+
+  #noAnswer(error: unknown): void {
+    this.#broke = error;
+    if (codeOf(error) !== "PROTOCOL" || this.#unreadable.has(describe(error))) return;
+    this.#unreadable.add(describe(error));
+    this.#options.log.warn("the API cannot be understood; what is known stays", { error: describe(error) });
   }
 
   #publish(): void {

@@ -480,3 +480,27 @@ Deno.test("kube: redirects are not followed: a token goes where it was meant to 
 Deno.test("kube: the fake knows the resources the tests rely on", () => {
   for (const path of [SERVICES, SLICES, ENDPOINTS, NODES, PODS]) assert.ok(CORE_RESOURCES.includes(path));
 });
+
+Deno.test("kube: an answer that is no JSON is a reason in status and one line; what is known stays, nothing is asked in a storm", async () => {
+  await using rig = await Rig.open(shop);
+  await rig.converge(1000);
+  const login = "<html>please log in</html>";
+  rig.api.intercept = (path, _query, response) => {
+    if (path !== SERVICES) return false;
+    response.writeHead(200, { "content-type": "text/html" });
+    response.end(login);
+    return true;
+  };
+  rig.api.compact();
+  rig.api.endWatches();
+  const before = rig.api.count(`LIST ${SERVICES}`) + rig.api.count(`WATCH ${SERVICES}`);
+  await rig.pass(60_000);
+  const asked = rig.api.count(`LIST ${SERVICES}`) + rig.api.count(`WATCH ${SERVICES}`) - before;
+  assert.ok(asked < 80, `${asked} requests in a minute`);
+  assert.equal(rig.store.snapshot.count("service"), 2);
+  assert.equal(rig.source.status().state, "degraded");
+  assert.match(rig.source.status().lastError!, /of services was answered with no JSON although JSON was asked for/);
+  assert.equal(rig.warnings().length, 2, "one for lists, one for watches");
+  rig.api.intercept = undefined;
+  await rig.until("synced", () => rig.source.status().state === "synced", 10_000);
+});

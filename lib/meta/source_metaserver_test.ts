@@ -220,3 +220,58 @@ Deno.test("MetaServer: a silent change of everything is noticed by the timed lis
   rig.server.goOnline();
   await rig.until("noticed", () => rig.services() === "a,b,d", 310_000);
 });
+
+/** Lines about answers that cannot be understood. */
+function warnings(rig: Rig): string[] {
+  return rig.sink.lines.filter((line) => line.includes("WARN"));
+}
+
+Deno.test("MetaServer: lists in protobuf from the start: nothing is known, which is not 'nothing', and why is said once", async () => {
+  await using rig = await Rig.open((s) => {
+    shop(s);
+    s.protobuf.add(`LIST ${SERVICES}`);
+  });
+  await rig.pass(60_000);
+  assert.equal(rig.store.snapshot.synced, false);
+  assert.equal(rig.source.status().state, "starting");
+  assert.match(
+    rig.source.status().lastError!,
+    /^A list of services was answered in protobuf although JSON was asked for/,
+  );
+  assert.equal(warnings(rig).length, 1, warnings(rig).join("\n"));
+  assert.ok(rig.server.count(`LIST ${SERVICES}`) < 40, `${rig.server.count(`LIST ${SERVICES}`)} lists in a minute`);
+  rig.server.protobuf.clear();
+  await rig.until("synced", () => rig.store.snapshot.synced, 10_000);
+  assert.equal(rig.services(), "a,b,c,d");
+});
+
+Deno.test("MetaServer: lists that turn to protobuf remove nothing, and status says why they are not believed", async () => {
+  await using rig = await Rig.open(shop);
+  await rig.until("synced", () => rig.source.status().state === "synced", 2000);
+  rig.server.protobuf.add(`LIST ${SERVICES}`);
+  await rig.pass(400_000);
+  assert.equal(rig.services(), "a,b,c,d");
+  assert.equal(rig.source.status().state, "degraded");
+  assert.match(rig.source.status().lastError!, /services was answered in protobuf/);
+  assert.equal(warnings(rig).length, 1);
+  rig.server.protobuf.clear();
+  await rig.until("synced", () => rig.source.status().state === "synced", 10_000);
+});
+
+Deno.test("MetaServer: a watch in protobuf is made good for by lists, at a bounded rate, and said once", async () => {
+  await using rig = await Rig.open((s) => {
+    shop(s);
+    s.protobuf.add(`WATCH ${SERVICES}`);
+  });
+  await rig.until("synced", () => rig.source.status().state === "synced", 2000);
+  await rig.pass(20_000);
+  rig.server.put(SERVICES, kubeService("e", "10.96.0.5"));
+  rig.server.delete(SERVICES, "shop/b");
+  await rig.until("listed", () => rig.services() === "a,c,d,e", 10_000);
+  const before = rig.server.count(`WATCH ${SERVICES}`) + rig.server.count(`LIST ${SERVICES}`);
+  await rig.pass(60_000);
+  const asked = rig.server.count(`WATCH ${SERVICES}`) + rig.server.count(`LIST ${SERVICES}`) - before;
+  assert.ok(asked < 60, `${asked} requests in a minute`);
+  assert.deepEqual(warnings(rig).length, 1);
+  assert.match(warnings(rig)[0]!, /A watch of services was answered in protobuf/);
+});

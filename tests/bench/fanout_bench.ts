@@ -9,10 +9,11 @@
  */
 // deno-lint-ignore-file no-console -- its output is its purpose
 import { parseArgs } from "node:util";
-import { systemClock } from "../../lib/clock.ts";
+import { pause, systemClock } from "../../lib/clock.ts";
 import { nullLogger } from "../../lib/log.ts";
 import type { AgentConnection } from "../../lib/meta/fanout_server.ts";
 import { FanoutServer } from "../../lib/meta/fanout_server.ts";
+import type { SessionInfo } from "../../lib/meta/fanout_session.ts";
 import type { EndpointSlice } from "../../lib/meta/model.ts";
 import { put } from "../../lib/meta/objects.ts";
 import { MetaStore } from "../../lib/meta/store.ts";
@@ -25,6 +26,9 @@ import { type AgentsReport, fingerprint } from "./fanout_agents.ts";
 /** p99 of delivery that is asked for. */
 const MAX_P99_MS = 1000;
 const ENDPOINTS_EACH = 10;
+/** After the last change; what did not arrive by then is counted as not delivered. */
+const CATCH_UP_MS = 30_000;
+const LOOK_MS = 20;
 
 const { values } = parseArgs({
   args: Deno.args,
@@ -110,8 +114,8 @@ console.log(
   `${agents} agents connected and have ${services} Services with ${services * ENDPOINTS_EACH} endpoints after ` +
     `${((systemClock.now() - startedAt) / 1000).toFixed(1)} s, ${(stateBytes / agents / 1024).toFixed(0)} KiB each`,
 );
+await caughtUp();
 const memoryBefore = Deno.memoryUsage().rss;
-await new Promise((resolve) => setTimeout(resolve, 2000));
 
 const cpu = (pid: string) => Number(Deno.readTextFileSync(`/proc/${pid}/schedstat`).split(" ", 1)[0]) / 1e9;
 const cpuBefore = { server: cpu("self"), bytes: sent() };
@@ -122,7 +126,7 @@ while (systemClock.now() - from < seconds * 1000) {
   await new Promise((resolve) => setTimeout(resolve, 5));
 }
 const spent = (systemClock.now() - from) / 1000;
-await new Promise((resolve) => setTimeout(resolve, 2000));
+await caughtUp();
 const serverCpu = cpu("self") - cpuBefore.server;
 const bytes = sent() - cpuBefore.bytes;
 
@@ -153,6 +157,13 @@ console.log(`whole agents: ${report.equal} of ${report.whole} have exactly the s
 const good = report.p99 < MAX_P99_MS && report.equal === report.whole && report.delivered >= changes * agents * 0.999;
 console.log(good ? "fanout: ok" : "fanout: FAILED");
 Deno.exit(good ? 0 : 1);
+
+/** Every agent has acknowledged the state of now. */
+async function caughtUp(): Promise<void> {
+  const end = systemClock.now() + CATCH_UP_MS;
+  const has = (s: SessionInfo) => s.number === fanout.number && s.unacknowledged === 0;
+  while (!fanout.sessions().every(has) && systemClock.now() < end) await pause(LOOK_MS);
+}
 
 /** One endpoint of one slice changes; its pod's name says when. */
 function change(n: number): void {

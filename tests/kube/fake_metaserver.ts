@@ -21,6 +21,8 @@ export class FakeMetaServer {
   /** What the cloud has CRDs and groups for. */
   readonly resources: Set<string>;
   token: string | undefined;
+  /** `LIST path` and `WATCH path` that are answered in protobuf under the name of JSON. */
+  readonly protobuf = new Set<string>();
   /** Objects the very first watch of each resource leaves out of its replay. */
   missInFirstReplay = 0;
   /** Whether lists from the edge's own store carry a version (either way they carry a selfLink). */
@@ -158,9 +160,10 @@ export class FakeMetaServer {
     if (this.token !== undefined && request.headers.authorization !== `Bearer ${this.token}`) {
       return status(response, 401, "Unauthorized");
     }
-    if (["/api", "/apis", "/api/v1"].includes(path)) {
+    if (["/api", "/apis", "/api/v1"].includes(path) || this.protobuf.has(`${what} ${path}`)) {
       response.writeHead(200, { "content-type": "application/json" });
-      response.end(Uint8Array.from([0x6b, 0x38, 0x73, 0, 10, 12]));
+      // A frame of a watch begins with its length.
+      response.end(Uint8Array.from([...(watching ? [0, 0, 0, 9] : []), 0x6b, 0x38, 0x73, 0, 10, 12, 10, 2, 118]));
       return;
     }
     if (watching) return this.#watch(path, response);
