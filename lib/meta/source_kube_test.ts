@@ -19,11 +19,7 @@ import { FetchApi } from "./kube_api.ts";
 import type { KubeSourceOptions } from "./source_kube.ts";
 import { KubeSource } from "./source_kube.ts";
 import { MetaStore } from "./store.ts";
-
-/** Virtual time per look at a condition: at least this, more where there is much to wait for. */
-const STEP_MS = 50;
-/** Looks in which the whole of a long wait passes. */
-const LOOKS = 80;
+import { virtually } from "./testing.ts";
 
 /** A fake server and a source that follows it. Time is virtual, bytes are real. */
 class Rig implements AsyncDisposable {
@@ -73,22 +69,10 @@ class Rig implements AsyncDisposable {
 
   /** Virtual milliseconds until a condition holds; fails after `limit`. */
   async until(what: string, condition: () => boolean, limit: number): Promise<number> {
-    const from = this.clock.now();
-    const step = Math.max(STEP_MS, limit / LOOKS);
-    for (;;) {
-      // Real bytes need real turns of the loop, whatever the virtual time.
-      for (let i = 0; i < 5; i++) {
-        if (condition()) return this.clock.now() - from;
-        await new Promise((resolve) => setTimeout(resolve, 1));
-        // Workers that let the loop turn go on with the turn, not with the time.
-        this.clock.advance(0);
-      }
-      if (this.clock.now() - from > limit) {
-        const state = JSON.stringify(this.source.resources());
-        assert.fail(`not within ${limit} ms: ${what}; ${state}\n${this.sink.lines.join("\n")}`);
-      }
-      this.clock.advance(step);
-    }
+    const took = await virtually(this.clock, condition, limit);
+    if (took !== undefined) return took;
+    const state = JSON.stringify(this.source.resources());
+    assert.fail(`not within ${limit} ms: ${what}; ${state}\n${this.sink.lines.join("\n")}`);
   }
 
   async pass(ms: number): Promise<void> {

@@ -16,9 +16,7 @@ import {
 import { FetchApi } from "./kube_api.ts";
 import { MetaServerSource } from "./source_metaserver.ts";
 import { MetaStore } from "./store.ts";
-
-const STEP_MS = 50;
-const LOOKS = 80;
+import { virtually } from "./testing.ts";
 
 class Rig implements AsyncDisposable {
   readonly server: FakeMetaServer;
@@ -55,19 +53,9 @@ class Rig implements AsyncDisposable {
   }
 
   async until(what: string, condition: () => boolean, limit: number): Promise<number> {
-    const from = this.clock.now();
-    const step = Math.max(STEP_MS, limit / LOOKS);
-    for (;;) {
-      for (let i = 0; i < 5; i++) {
-        if (condition()) return this.clock.now() - from;
-        await new Promise((resolve) => setTimeout(resolve, 1));
-        this.clock.advance(0);
-      }
-      if (this.clock.now() - from > limit) {
-        assert.fail(`not within ${limit} ms: ${what}; ${JSON.stringify(this.source.resources())} ${this.services()}`);
-      }
-      this.clock.advance(step);
-    }
+    const took = await virtually(this.clock, condition, limit);
+    if (took !== undefined) return took;
+    assert.fail(`not within ${limit} ms: ${what}; ${JSON.stringify(this.source.resources())} ${this.services()}`);
   }
 
   async pass(ms: number): Promise<void> {

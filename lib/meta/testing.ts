@@ -1,4 +1,6 @@
 /** Objects for tests: small builders with sensible defaults. */
+import type { FakeClock } from "../clock.ts";
+import { pause } from "../clock.ts";
 import type { Endpoint, EndpointSlice, Node, Pod, Service } from "./model.ts";
 import type { Changes } from "./objects.ts";
 import { put } from "./objects.ts";
@@ -70,5 +72,31 @@ export function* bigCluster(services: number, endpoints: number): IterableIterat
       put("service", aService({ namespace, name, clusterIPs: [ip] })),
       put("slice", aSlice({ namespace, name: `${name}-x7k2p`, service: name, endpoints: list })),
     ];
+  }
+}
+
+/** Virtual time per look at a condition: at least this, more where there is much to wait for. */
+const STEP_MS = 50;
+/** Looks in which the whole of a long wait passes. */
+const LOOKS = 80;
+
+/** Virtual milliseconds until a condition holds, while real bytes flow; undefined when it does not within `limit`. */
+export async function virtually(
+  clock: FakeClock,
+  condition: () => boolean,
+  limit: number,
+): Promise<number | undefined> {
+  const from = clock.now();
+  const step = Math.max(STEP_MS, limit / LOOKS);
+  for (;;) {
+    // Real bytes need real turns of the loop, whatever the virtual time.
+    for (let i = 0; i < 5; i++) {
+      if (condition()) return clock.now() - from;
+      await pause(1);
+      // Workers that let the loop turn go on with the turn, not with the time.
+      clock.advance(0);
+    }
+    if (clock.now() - from > limit) return undefined;
+    clock.advance(step);
   }
 }

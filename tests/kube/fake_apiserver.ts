@@ -4,10 +4,9 @@
  * lists that are consistent to the version of their first page, watches from any version still remembered, bookmarks,
  * 410 both as status and as event, Status objects as errors.
  */
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import { createServer } from "node:http";
-import { createServer as createTlsServer } from "node:https";
-import type { AddressInfo, Socket } from "node:net";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { ListenOptions } from "./fake_listener.ts";
+import { FakeListener } from "./fake_listener.ts";
 
 export interface Obj {
   readonly metadata: {
@@ -35,12 +34,9 @@ interface Watch {
   silent: boolean;
 }
 
-export interface FakeOptions {
-  readonly tls?: { readonly cert: string; readonly key: string; readonly clientCa?: string };
+export interface FakeOptions extends ListenOptions {
   /** Resource paths that exist; others are 404. Default: core, discovery, and nothing else. */
   readonly resources?: readonly string[];
-  /** Port on 127.0.0.1; default: any, the same one after a restart. */
-  readonly port?: number;
 }
 
 export const CORE_RESOURCES = [
@@ -69,53 +65,26 @@ export class FakeApiServer {
   #compacted = 0;
   readonly #watches = new Set<Watch>();
   readonly #watchOpened = new Set<() => void>();
-  readonly #sockets = new Set<Socket>();
   readonly #lists = new Map<string, Obj[]>();
-  #server: Server | undefined;
-  #port: number;
-  readonly #tls: FakeOptions["tls"];
+  readonly #listener: FakeListener;
 
   constructor(options: FakeOptions = {}) {
     this.resources = new Set(options.resources ?? CORE_RESOURCES);
-    this.#tls = options.tls;
-    this.#port = options.port ?? 0;
+    this.#listener = new FakeListener((request, response) => this.#handle(request, response), options);
   }
 
-  /** Listens, on the same port as before after the first time. */
-  async start(): Promise<void> {
-    const handle = (q: IncomingMessage, r: ServerResponse) => this.#handle(q, r);
-    const { cert, key, clientCa } = this.#tls ?? { cert: "", key: "" };
-    this.#server = this.#tls
-      ? createTlsServer({
-        cert,
-        key,
-        ...(clientCa ? { ca: clientCa, requestCert: true, rejectUnauthorized: true } : {}),
-      }, handle)
-      : createServer(handle);
-    this.#server.on(this.#tls ? "secureConnection" : "connection", (socket: Socket) => {
-      this.#sockets.add(socket);
-      socket.on("close", () => this.#sockets.delete(socket));
-      socket.on("error", () => {});
-    });
-    this.#server.on("tlsClientError", () => {});
-    await new Promise<void>((resolve) => this.#server!.listen(this.#port, "127.0.0.1", resolve));
-    this.#port = (this.#server.address() as AddressInfo).port;
+  start(): Promise<void> {
+    return this.#listener.start();
   }
 
   /** Stops listening and breaks every connection. What it stored stays. */
   async stop(): Promise<void> {
     this.#watches.clear();
-    const server = this.#server;
-    this.#server = undefined;
-    if (!server) return;
-    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    for (const socket of this.#sockets) socket.destroy();
-    server.closeAllConnections();
-    await closed;
+    await this.#listener.stop();
   }
 
   get url(): string {
-    return `${this.#tls ? "https" : "http"}://127.0.0.1:${this.#port}`;
+    return this.#listener.url;
   }
 
   get version(): number {
@@ -179,7 +148,7 @@ export class FakeApiServer {
   /** Resets all connections. */
   reset(): void {
     this.#watches.clear();
-    for (const socket of this.#sockets) socket.resetAndDestroy();
+    this.#listener.reset();
   }
 
   /** Sends raw bytes on all watches of a path, and ends them there if `end`. */

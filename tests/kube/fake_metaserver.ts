@@ -4,12 +4,11 @@
  * deleted objects included, and miss what was made or deleted during an outage; what is not there is an empty list
  * without metadata; discovery answers protobuf under the name of JSON.
  */
-import type { IncomingMessage, Server, ServerResponse } from "node:http";
-import { createServer } from "node:http";
-import { createServer as createTlsServer } from "node:https";
-import type { AddressInfo, Socket } from "node:net";
-import type { FakeOptions, Obj } from "./fake_apiserver.ts";
+import type { IncomingMessage, ServerResponse } from "node:http";
+import type { Obj } from "./fake_apiserver.ts";
 import { json, status } from "./fake_apiserver.ts";
+import type { ListenOptions } from "./fake_listener.ts";
+import { FakeListener } from "./fake_listener.ts";
 
 interface Watch {
   readonly path: string;
@@ -30,47 +29,26 @@ export class FakeMetaServer {
   readonly #cloud = new Map<string, Map<string, Obj>>();
   readonly #edge = new Map<string, Map<string, Obj>>();
   readonly #watches = new Set<Watch>();
-  readonly #sockets = new Set<Socket>();
   #version = 5000;
   #online = true;
-  #server: Server | undefined;
-  #port: number;
-  readonly #tls: FakeOptions["tls"];
+  readonly #listener: FakeListener;
 
-  constructor(resources: readonly string[], options: Pick<FakeOptions, "tls" | "port"> = {}) {
+  constructor(resources: readonly string[], options: ListenOptions = {}) {
     this.resources = new Set(resources);
-    this.#port = options.port ?? 0;
-    this.#tls = options.tls;
+    this.#listener = new FakeListener((request, response) => this.#handle(request, response), options);
   }
 
-  async start(): Promise<void> {
-    const handle = (q: IncomingMessage, r: ServerResponse) => this.#handle(q, r);
-    const { cert, key, clientCa } = this.#tls ?? { cert: "", key: "" };
-    const client = clientCa ? { ca: clientCa, requestCert: true, rejectUnauthorized: true } : {};
-    this.#server = this.#tls ? createTlsServer({ cert, key, ...client }, handle) : createServer(handle);
-    this.#server.on(this.#tls ? "secureConnection" : "connection", (socket: Socket) => {
-      this.#sockets.add(socket);
-      socket.on("close", () => this.#sockets.delete(socket));
-      socket.on("error", () => {});
-    });
-    this.#server.on("tlsClientError", () => {});
-    await new Promise<void>((resolve) => this.#server!.listen(this.#port, "127.0.0.1", resolve));
-    this.#port = (this.#server.address() as AddressInfo).port;
+  start(): Promise<void> {
+    return this.#listener.start();
   }
 
   async stop(): Promise<void> {
     this.#watches.clear();
-    const server = this.#server;
-    this.#server = undefined;
-    if (!server) return;
-    const closed = new Promise<void>((resolve) => server.close(() => resolve()));
-    for (const socket of this.#sockets) socket.destroy();
-    server.closeAllConnections();
-    await closed;
+    await this.#listener.stop();
   }
 
   get url(): string {
-    return `${this.#tls ? "https" : "http"}://127.0.0.1:${this.#port}`;
+    return this.#listener.url;
   }
 
   get openWatches(): number {
