@@ -2,9 +2,8 @@
 import "../../lib/linux/preload.ts";
 import assert from "node:assert/strict";
 import net from "node:net";
-import { connect, type ConnectionOptions } from "node:tls";
+import { connect } from "node:tls";
 import { FakeClock, pause, systemClock } from "../../lib/clock.ts";
-import type { MeshError } from "../../lib/errors.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { openTlsLibrary } from "../../lib/linux/openssl.ts";
@@ -14,7 +13,10 @@ import type { TlsCredentials } from "../../lib/tunnel/carriers/engine.ts";
 import { FastEngine } from "../../lib/tunnel/carriers/fast.ts";
 import { StreamLeg } from "../../lib/tunnel/carriers/stream_leg.ts";
 import { PortableEngine } from "../../lib/tunnel/carriers/tls.ts";
-import { carrierContract, type Wire } from "./carrier_contract.ts";
+import type { Wire } from "./carrier_bench.ts";
+import { carrierContract } from "./carrier_contract.ts";
+import { carrierPeerContract } from "./carrier_peer_contract.ts";
+import { forwarder } from "./carrier_wire.ts";
 import { TEST_NOW, TestPki } from "./tunnel_pki.ts";
 
 let tls: TlsLibrary;
@@ -43,42 +45,19 @@ carrierContract<StreamLeg>({
   tearDown,
 });
 
+carrierPeerContract<StreamLeg>({
+  name: "TCP of the loop, fast",
+  engine: (options) => new FastEngine({ ...options, tls, defer: (work) => loop.defer(work) }),
+  leg: rawLeg,
+  setUp,
+  tearDown,
+});
+
 /** Two connections of the loop with a forwarder between them, where a test can reach the bytes. */
 async function streamLegs(): Promise<readonly [StreamLeg, StreamLeg, Wire]> {
   const [client, near] = await joined("loop dials");
   const [server, far] = await joined("loop listens");
-  let stalled = false;
-  const wire = {
-    tamper: undefined as Wire["tamper"],
-    get stalled() {
-      return stalled;
-    },
-    set stalled(on: boolean) {
-      stalled = on;
-      if (on) near.pause();
-      else near.resume();
-    },
-    cut() {
-      for (const socket of [near, far]) socket.resetAndDestroy();
-    },
-  };
-  const forward = (from: net.Socket, to: net.Socket, fromClient: boolean) => {
-    from.on("data", (chunk: Uint8Array) => {
-      const bytes = wire.tamper?.(chunk, fromClient) ?? chunk;
-      if (bytes.length > 0 && !to.write(bytes)) {
-        from.pause();
-        to.once("drain", () => {
-          if (!(fromClient && stalled)) from.resume();
-        });
-      }
-    });
-    from.on("end", () => to.end());
-    from.on("close", () => to.destroy());
-    from.on("error", () => {});
-  };
-  forward(near, far, true);
-  forward(far, near, false);
-  return [new StreamLeg(client), new StreamLeg(server), wire];
+  return [new StreamLeg(client), new StreamLeg(server), forwarder(near, far)];
 }
 
 /** A stream of the loop and the socket at its other end. */
@@ -128,103 +107,6 @@ async function settled(clock: FakeClock): Promise<void> {
   await tearDown();
   assert.equal(clock.pending, 0, "timers were left");
 }
-
-Deno.test("fast: a client without certificate, with TLS 1.2 or with another protocol gets nothing", async () => {
-  setUp();
-  const pki = await TestPki.create();
-  const [ours, theirs] = [await pki.issue("edge-b"), await pki.issue("edge-a")];
-  const cases: Record<string, [ConnectionOptions, string[]]> = {
-    "no certificate": [{ ALPNProtocols: ["edgemesh/1"] }, ["CERT_UNTRUSTED"]],
-    "TLS 1.2": [{ ...theirs, ALPNProtocols: ["edgemesh/1"], maxVersion: "TLSv1.2" }, ["PROTOCOL"]],
-    "other ALPN": [{ ...theirs, ALPNProtocols: ["h2"] }, ["PROTOCOL"]],
-    "no ALPN": [{ ...theirs }, ["PROTOCOL"]],
-  };
-  const clock = new FakeClock(0, TEST_NOW);
-  for (const [name, [options, codes]] of Object.entries(cases)) {
-    const [leg, raw] = await rawLeg();
-    const accepted = fastEngine(pki, ours, clock).accept(leg, { path: "lan" })
-      .then(() => undefined, (error: MeshError) => error.code);
-    const socket = connect({ socket: raw, rejectUnauthorized: false, ...options });
-    const received: Uint8Array[] = [];
-    socket.on("data", (chunk: Uint8Array) => received.push(chunk));
-    socket.on("error", () => {});
-    socket.on("secureConnect", () => socket.write("\x82\x05hello"));
-    assert.ok(codes.includes(String(await accepted)), name);
-    clock.advance(5_000);
-    raw.destroy();
-    // A refusal of the certificate is said inside TLS; nothing else ever is.
-    assert.ok(received.every((chunk) => chunk[0] === 0x88), name);
-  }
-  await settled(clock);
-});
-
-Deno.test("fast: a proven peer that breaks the framing is told PROTOCOL and cut", async () => {
-  setUp();
-  const pki = await TestPki.create();
-  const [ours, theirs] = [await pki.issue("edge-b"), await pki.issue("edge-a")];
-  const clock = new FakeClock(0, TEST_NOW);
-  const bad: Record<string, Uint8Array> = {
-    "masked frame": Uint8Array.of(0x82, 0x85, 1, 2, 3, 4, 5, 5, 5, 5, 5),
-    "text frame": Uint8Array.of(0x81, 1, 65),
-    "2 GiB": Uint8Array.of(0x82, 127, 0, 0, 0, 0, 0x80, 0, 0, 0),
-    "HTTP": new TextEncoder().encode("GET / HTTP/1.1\r\n\r\n"),
-  };
-  for (const [name, bytes] of Object.entries(bad)) {
-    const { carrier, socket } = await rawPeer(pki, [ours, theirs], clock);
-    const closed = new Promise((resolve) => {
-      carrier.handler = { onBatch: () => assert.fail("no batch"), onDrain() {}, onClose: resolve };
-    });
-    const told = new Promise<Uint8Array>((resolve) => socket.once("data", resolve));
-    socket.write(bytes);
-    assert.equal(await closed, "PROTOCOL", name);
-    assert.deepEqual([...await told], [0x88, 2, 0x0f, 0xa2], "4000 + 2");
-    socket.destroy();
-  }
-  await settled(clock);
-});
-
-Deno.test("fast: an end without close frame is PEER_GONE, with and without TLS's own end", async () => {
-  setUp();
-  const pki = await TestPki.create();
-  const identities = [await pki.issue("edge-b"), await pki.issue("edge-a")] as const;
-  const clock = new FakeClock(0, TEST_NOW);
-  for (const how of ["close_notify", "FIN alone"] as const) {
-    const { carrier, socket, raw } = await rawPeer(pki, identities, clock);
-    const got: number[] = [];
-    const closed = new Promise((resolve) => {
-      carrier.handler = { onBatch: (batch) => void got.push(...batch), onDrain() {}, onClose: resolve };
-    });
-    // A whole batch, and half of the next one: what is cut off is never delivered.
-    socket.write(Uint8Array.of(0x82, 2, 7, 8, 0x82, 9, 1));
-    await pause(20);
-    if (how === "close_notify") socket.end();
-    else raw.destroy();
-    assert.equal(await closed, "PEER_GONE", how);
-    assert.deepEqual(got, [7, 8]);
-    socket.destroy();
-  }
-  await settled(clock);
-});
-
-Deno.test("fast: an owner that throws while it reads loses its carrier, not the process", async () => {
-  setUp();
-  const pki = await TestPki.create();
-  const clock = new FakeClock(0, TEST_NOW);
-  const { carrier, socket } = await rawPeer(pki, [await pki.issue("edge-b"), await pki.issue("edge-a")], clock);
-  const closed = new Promise((resolve) => {
-    carrier.handler = {
-      onBatch: () => {
-        throw new Error("a bug");
-      },
-      onDrain() {},
-      onClose: resolve,
-    };
-  });
-  socket.write(Uint8Array.of(0x82, 1, 1));
-  assert.equal(await closed, "INTERNAL");
-  socket.destroy();
-  await settled(clock);
-});
 
 Deno.test("fast: a leg that is taken away is PEER_GONE, in the handshake and later", async () => {
   setUp();
