@@ -210,6 +210,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       paths: paths.options,
       fast,
       legs: epoll && pathSockets({ loop: epoll, fast }),
+      later: epoll ? (task) => epoll.soon(task) : queueMicrotask,
       config,
       identity,
       servers,

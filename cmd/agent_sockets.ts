@@ -23,7 +23,7 @@ export function applySocketChoice({ sockets }: Pick<AgentConfig, "sockets">): vo
 export function openSockets(config: AgentConfig, log: Logger): AgentSockets {
   const why = ffiProblem();
   if (why === undefined) {
-    const loop = EpollLoop.open({ clock: systemClock, log: log.child("loop") });
+    const loop = EpollLoop.open({ clock: systemClock, log: log.child("loop"), alone: true });
     return { loop, epoll: loop, without: undefined };
   }
   log.warn(`Sockets are the runtime's own: ${WITHOUT_FFI}`, { why });

@@ -31,6 +31,8 @@ export interface TunnelParts {
   readonly legs: PathSockets | undefined;
   /** The fast engine, or why there is none. */
   fast(): FastParts | string;
+  /** Runs a task at the end of the loop's turn: what all connections had to say leaves together, and at once. */
+  later(task: () => void): void;
   /** What this host has for direct paths; undefined when they are off. */
   readonly paths: AgentPathsOptions | undefined;
   /** A server came or went; so many are connected now. */
@@ -98,6 +100,7 @@ export function makeTunnel(parts: TunnelParts): TunnelHandle {
     onFlow: parts.onFlow,
     fast: parts.fast,
     ...(parts.legs ? { legs: parts.legs } : {}),
+    manager: { later: parts.later },
     ...(parts.paths ? { paths: parts.paths } : {}),
     events: {
       onUp(server) {

@@ -105,7 +105,7 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   stack.defer(fanout.follow(store));
   stack.defer(() => fanout.stop());
 
-  const loop = EpollLoop.open({ clock, log: log.child("loop") });
+  const loop = EpollLoop.open({ clock, log: log.child("loop"), alone: true });
   stack.use(loop);
   const agents = new Map<string, AgentConnection>();
   const control: ControlServer<VerifiedPeer> = new ControlServer<VerifiedPeer>({

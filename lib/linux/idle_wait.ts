@@ -8,6 +8,8 @@ import { EPOLLIN } from "./structs.ts";
 export interface IdleWait {
   /** Whether a wait that is over at once costs little more than a turn of Deno's loop. */
   readonly prompt: boolean;
+  /** Deno's own epoll instance, where it is known. */
+  readonly reactor: Fd | undefined;
   /**
    * Calls `onWake` once, as soon as the epoll instance has something; now and then also for nothing, so ask it. Keeps
    * the process alive. Not from inside `onWake`.
@@ -30,6 +32,7 @@ export function openIdleWait(epoll: Fd, onWake: () => void): IdleWait {
  */
 export class ThreadWait implements IdleWait {
   readonly prompt = false;
+  readonly reactor = undefined;
   readonly #request = Memory.allocate(8);
   readonly #onWake: () => void;
   #waiting: Promise<void> | undefined;

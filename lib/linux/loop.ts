@@ -37,6 +37,8 @@ export interface FdWatch {
 export interface EpollLoopOptions {
   readonly clock: Clock;
   readonly log: Logger;
+  /** No other loop runs in this process: this one may then wait by itself while there is traffic (nap.ts). */
+  readonly alone?: boolean;
 }
 
 /**
@@ -55,7 +57,7 @@ export class EpollLoop implements Loop {
 
   private constructor(options: EpollLoopOptions) {
     this.#log = options.log;
-    this.#poller = new Poller(options.log, options.clock);
+    this.#poller = new Poller(options.log, options.clock, options.alone);
     this.#ops = new SocketOps();
     this.#deadlines = new Deadlines(options.clock, (error) => this.#poller.report(error));
     this.#streams = new StreamKit(this.#poller, this.#ops, this.#deadlines);
@@ -123,6 +125,12 @@ export class EpollLoop implements Loop {
   /** Runs `work` at the end of the turn, after the other sockets; never from inside this call. */
   defer(work: Deferred): void {
     if (!this.#poller.closed) this.#poller.defer(work);
+  }
+
+  /** Runs `task` at the end of the turn that is running, else as soon as the code that runs now is over. */
+  soon(task: () => void): void {
+    if (this.#poller.inTurn) this.#poller.defer({ run: task });
+    else queueMicrotask(task);
   }
 
   /**

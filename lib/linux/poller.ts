@@ -10,6 +10,7 @@ import { EAGAIN, EINTR, sysError } from "./errno.ts";
 import { errno, type Fd, type Libc, libc } from "./ffi.ts";
 import { type IdleWait, openIdleWait } from "./idle_wait.ts";
 import { Memory } from "./memory.ts";
+import { Napping } from "./nap.ts";
 import {
   EPOLL_CTL_ADD,
   EPOLL_CTL_DEL,
@@ -74,7 +75,11 @@ export class Poller {
   readonly #turn = () => {
     if (this.#state === "scheduled") this.#run();
   };
+  readonly #alone: boolean;
   #idle: IdleWait | undefined;
+  #napping: Napping | undefined;
+  /** Events came since the last nap. */
+  #busy = false;
   #generation = 0;
   #size = 0;
   #idleTurns = 0;
@@ -85,10 +90,11 @@ export class Poller {
   #running: Deferred[] = [];
   readonly #finished = Promise.withResolvers<void>();
 
-  /** Throws MeshError KERNEL. */
-  constructor(log: Logger, clock: Clock) {
+  /** `alone`: no other poller runs in this process, so that this one may wait by itself. Throws MeshError KERNEL. */
+  constructor(log: Logger, clock: Clock, alone = false) {
     this.#log = log;
     this.#clock = clock;
+    this.#alone = alone;
     this.#epoll = this.#c.epoll_create1(O_CLOEXEC);
     if (this.#epoll < 0) throw sysError("create an epoll instance", errno());
     this.#wake = this.#c.eventfd(0, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -201,7 +207,10 @@ export class Poller {
       }
       const worked = this.#drain();
       if (this.closed) return this.#release();
-      if (n <= 0 && !worked) return this.#rest();
+      if (n <= 0 && !worked) {
+        if (this.#rest()) continue;
+        return;
+      }
       this.#idleTurns = 0;
     }
     this.#yield();
@@ -228,21 +237,42 @@ export class Poller {
     let asks = idle && this.#askingPays ? ASKS_PER_IDLE_TURN : 1;
     for (;;) {
       const n = this.#c.epoll_wait(this.#epoll, this.#events.pointer, EVENTS_PER_CALL, 0);
-      if (n > 0 && idle) this.#askingPays = true;
+      if (n > 0 && idle) this.#askingPays = this.#napping === undefined;
       if (n > 0 || --asks === 0) return n;
     }
   }
 
-  /** Nothing to do: ask a few times more, then wait; stop when there is nothing to wait for. */
-  #rest(): void {
+  /**
+   * Nothing to do: ask a few times more, then wait; stop when there is nothing to wait for. True when there are events
+   * again, else a later turn goes on.
+   */
+  #rest(): boolean {
     if (this.#size === 0) {
       this.#state = "stopped";
       this.#idle?.rest();
-      return;
+      return false;
     }
-    if (this.#idleTurns++ < (this.#askingPays ? IDLE_TURNS : 1)) return this.#schedule();
+    // At least one turn of Deno's loop: what callbacks have left to microtasks runs before any wait.
+    if (this.#idleTurns++ < (this.#askingPays ? IDLE_TURNS : 1)) {
+      this.#schedule();
+      return false;
+    }
     this.#idleTurns = 0;
-    this.#wait(this.#idle ??= openIdleWait(this.#epoll, this.#wakeUp));
+    const idle = this.#idle ??= this.#openIdle();
+    const nap = this.#napping?.nap(this.#busy) ?? "quiet";
+    this.#busy = false;
+    if (nap === "events") return true;
+    if (nap === "others") this.#poke();
+    this.#wait(idle);
+    return false;
+  }
+
+  #openIdle(): IdleWait {
+    const idle = openIdleWait(this.#epoll, this.#wakeUp);
+    if (this.#alone && idle.reactor !== undefined) {
+      this.#napping = new Napping(this.#c, this.#clock, this.#epoll, idle.reactor);
+    }
+    return idle;
   }
 
   #wait(idle: IdleWait): void {
@@ -253,7 +283,10 @@ export class Poller {
 
   readonly #wakeUp = () => {
     if (this.#state !== "waiting") return;
-    this.#askingPays = this.#clock.now() - this.#waitedFrom < QUICK_MS;
+    const now = this.#clock.now();
+    this.#napping?.othersServed(now);
+    // Where naps are possible they do better than asking.
+    this.#askingPays = this.#napping === undefined && now - this.#waitedFrom < QUICK_MS;
     this.#run();
   };
 
@@ -271,6 +304,7 @@ export class Poller {
         this.#one.u32[1] = 0;
         continue;
       }
+      this.#busy = true;
       const target = this.#targets[fd];
       if (target === undefined || this.#generations[fd] !== words[at + WORD.data + 1]) continue;
       try {
@@ -320,6 +354,7 @@ export class Poller {
   #free(): void {
     this.#c.close(this.#epoll);
     this.#c.close(this.#wake);
+    this.#napping?.free();
     for (const memory of [this.#control, this.#events, this.#one]) memory.free();
     this.#finished.resolve();
   }

@@ -172,12 +172,12 @@ Deno.test("a watch tells as long as there is something to read, and leaves the d
 });
 
 /** Runs a script in a process of its own; returns its output and how long it lived after its last line. */
-async function script(body: string): Promise<{ output: string; code: number }> {
+async function script(body: string, alone = false): Promise<{ output: string; code: number }> {
   const imports = `
     import { EpollLoop } from "${import.meta.resolve("./loop.ts")}";
     import { systemClock } from "${import.meta.resolve("../clock.ts")}";
     import { nullLogger } from "${import.meta.resolve("../log.ts")}";
-    const loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+    const loop = EpollLoop.open({ clock: systemClock, log: nullLogger, alone: ${alone} });
     const say = (text) => Deno.stdout.writeSync(new TextEncoder().encode(text + " "));
   `;
   const child = new Deno.Command(Deno.execPath(), {
@@ -206,8 +206,10 @@ Deno.test("a process can exit while the loop is idle", async () => {
   assert.deepEqual({ output, code }, { output: "exits", code: 7 });
 });
 
-Deno.test("an idle loop uses no CPU, also after traffic at every pace", async () => {
-  const { output } = await script(`
+for (const alone of [false, true]) {
+  Deno.test(`an idle loop${alone ? " that is alone" : ""} uses no CPU, also after traffic at every pace`, async () => {
+    const { output } = await script(
+      `
     const echo = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, (bytes, length, from) => void echo.send(bytes, length, from));
     let answered = () => {};
     const asker = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, () => answered());
@@ -226,7 +228,48 @@ Deno.test("an idle loop uses no CPU, also after traffic at every pace", async ()
     await new Promise((resolve) => setTimeout(resolve, 1000));
     say(ticks() - before);
     loop.close();
-  `);
-  // One tick is 10 ms: a loop that spins would use a hundred.
-  assert(Number(output) <= 3, `${output} ticks of CPU in a second`);
+  `,
+      alone,
+    );
+    // One tick is 10 ms: a loop that spins would use a hundred.
+    assert(Number(output) <= 3, `${output} ticks of CPU in a second`);
+  });
+}
+
+Deno.test("naps of a loop that is alone end for Deno's sockets at once, and for its timers soon", async () => {
+  const { output } = await script(
+    `
+    const echo = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, (bytes, length, from) => void echo.send(bytes, length, from));
+    let heard = 0;
+    const asker = loop.bindUdp({ ip: "127.0.0.1", port: 0 }, () => heard++);
+    // Traffic that never lets the loop go back to Deno's reactor for good.
+    const traffic = setInterval(() => asker.send(new Uint8Array(9), 9, echo.local), 20);
+    const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+    const accepted = listener.accept();
+    const client = await Deno.connect({ hostname: "127.0.0.1", port: listener.addr.port });
+    const server = await accepted;
+    const byte = new Uint8Array(1);
+    const from = performance.now();
+    for (let i = 0; i < 200; i++) {
+      await client.write(byte);
+      await server.read(byte);
+      await server.write(byte);
+      await client.read(byte);
+    }
+    const socketMs = (performance.now() - from) / 200;
+    const then = performance.now();
+    for (let i = 0; i < 50; i++) await new Promise((resolve) => setTimeout(resolve, 1));
+    const timerMs = (performance.now() - then) / 50;
+    clearInterval(traffic);
+    for (const open of [listener, client, server]) open.close();
+    loop.close();
+    say(JSON.stringify({ heard: heard > 3, socketMs, timerMs }));
+  `,
+    true,
+  );
+  const { heard, socketMs, timerMs } = JSON.parse(output) as { heard: boolean; socketMs: number; timerMs: number };
+  assert.ok(heard);
+  // A nap takes 10 ms unless something ends it.
+  assert.ok(socketMs < 8, `${socketMs} ms for a round trip of Deno's sockets`);
+  assert.ok(timerMs < 40, `${timerMs} ms for a timer of 1 ms`);
 });

@@ -49,9 +49,9 @@ let knownReactor: Fd | undefined;
 /** See the file's comment. */
 export class ReactorWait implements IdleWait {
   readonly prompt = true;
+  readonly reactor: Fd;
   readonly #c: Libc = libc();
   readonly #epoll: Fd;
-  readonly #reactor: Fd;
   readonly #entry: ReactorEntry;
   readonly #socket: Socket;
   readonly #inner: Fd;
@@ -97,7 +97,7 @@ export class ReactorWait implements IdleWait {
     readonly outer: Fd;
   }) {
     this.#epoll = of.epoll;
-    this.#reactor = of.reactor;
+    this.reactor = of.reactor;
     this.#entry = of.entry;
     this.#socket = of.socket;
     this.#inner = of.inner;
@@ -141,7 +141,7 @@ export class ReactorWait implements IdleWait {
     words[0] = events >>> 0;
     words[DATA] = this.#entry.low;
     words[DATA + 1] = this.#entry.high;
-    return this.#c.epoll_ctl(this.#reactor, op, fd, this.#event.pointer);
+    return this.#c.epoll_ctl(this.reactor, op, fd, this.#event.pointer);
   }
 
   #free(): void {

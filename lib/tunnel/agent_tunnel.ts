@@ -36,7 +36,7 @@ export interface AgentTunnelOptions extends Omit<ServersOptions, "verify" | "log
   readonly onFlow: SessionEvents["onFlow"];
   /** What the servers say, the relay's part aside. */
   readonly events?: Omit<ServersEvents, "onChannel" | "onChange">;
-  readonly manager?: Pick<TunnelManagerOptions, "establishMs" | "idleMs">;
+  readonly manager?: Pick<TunnelManagerOptions, "establishMs" | "idleMs" | "later">;
   /** The fast engine; without it every leg must be one of the portable engine. */
   readonly fast?: () => FastParts | string;
   /** Sockets for relay legs; without them all that is relayed goes through channels. */

@@ -39,6 +39,8 @@ export interface TunnelManagerOptions {
   readonly onFlow: SessionEvents["onFlow"];
   readonly establishMs?: number;
   readonly idleMs?: number;
+  /** See SessionOptions. */
+  readonly later?: (task: () => void) => void;
 }
 
 export interface TunnelStatus {
@@ -160,7 +162,7 @@ export class TunnelManager implements Dialer, DatagramDialer {
       this.#peers.set(node, known);
       return known;
     }
-    const { node: self, clock, log, paths, random, onStream, onFlow, establishMs } = this.#options;
+    const { node: self, clock, log, paths, random, onStream, onFlow, establishMs, later } = this.#options;
     const options: PeerOptions = {
       self,
       node,
@@ -168,7 +170,8 @@ export class TunnelManager implements Dialer, DatagramDialer {
       log,
       paths,
       random,
-      makeSession: this.#options.makeSession ?? ((parts) => new Session({ ...parts, clock, node: self })),
+      makeSession: this.#options.makeSession ??
+        ((parts) => new Session({ ...parts, clock, node: self, ...(later && { later }) })),
       onStream,
       onFlow,
       establishMs: establishMs ?? ESTABLISH_MS,

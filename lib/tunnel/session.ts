@@ -20,7 +20,7 @@ export interface SessionOptions {
   /** Our own node's name: becomes the node of incoming targets. */
   readonly node?: string;
   readonly limits?: Partial<SessionLimits>;
-  /** Runs a task soon, after the code that is running now; queueMicrotask unless a test wants to decide. */
+  /** Runs a task soon, after the code that is running now; queueMicrotask where there is no better moment. */
   readonly later?: (task: () => void) => void;
   /** Number of this session object; random unless a test wants to know it. */
   readonly instance?: number;
