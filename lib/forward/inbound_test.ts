@@ -50,7 +50,7 @@ const good: ServiceTarget = {
   endpoint: { ip: "10.1.0.5", port: 8080 },
 };
 
-Deno.test("authorize: an endpoint of the Service on this node, inside its pod network, is dialled as it was checked", () => {
+Deno.test("T08: authorize: an endpoint of the Service on this node, inside its pod network, is dialled as it was checked", () => {
   assert.deepEqual(authorize(good, meta, policy), { ok: true, dial: good.endpoint });
   const six = { ...good, endpoint: { ip: "fd00:1::5", port: 8080 } };
   assert.deepEqual(authorize(six, meta, policy), { ok: true, dial: six.endpoint });
@@ -103,13 +103,13 @@ for (const [what, change, code] of refusals) {
   });
 }
 
-Deno.test("authorize: refused: a host port that the local configuration did not open", () => {
+Deno.test("T09: authorize: refused: a host port that the local configuration did not open", () => {
   const closed = { ...policy, config: { hostPorts: [], reservedPorts: [] } };
   const target = { ...good, service: "host", port: 9100, endpoint: { ip: "192.0.2.1", port: 9100 } };
   assert.equal(authorize(target, meta, closed).ok, false);
 });
 
-Deno.test("authorize: refused: anything before the first snapshot", () => {
+Deno.test("T08: authorize: refused: anything before the first snapshot", () => {
   for (const early of [undefined, metaOf({ synced: false })]) {
     const answer = authorize(good, early, policy);
     assert.deepEqual(!answer.ok && answer.refused, "NOT_SYNCED");

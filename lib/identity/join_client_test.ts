@@ -102,7 +102,7 @@ Deno.test("PIN_MISMATCH names both pins and sends nothing", () =>
     assert.equal(m.files.files.has(IDENTITY_FILE), false);
   }));
 
-Deno.test("an impostor that shows the pinned authority beside a certificate of its own is refused", () =>
+Deno.test("T05: an impostor that shows the pinned authority beside a certificate of its own is refused", () =>
   withServer(async (w) => {
     const evil = await (await testMesh()).member("server", "s");
     const leaf = evil.certPem.slice(0, evil.certPem.indexOf("-----END") + 26);
@@ -121,7 +121,7 @@ Deno.test("an impostor that shows the pinned authority beside a certificate of i
     }
   }));
 
-Deno.test("a node of the mesh cannot play its server", () =>
+Deno.test("T03: a node of the mesh cannot play its server", () =>
   withServer(async (w) => {
     const victim = await w.machine({ node: "victim" });
     const m = await w.machine();

@@ -181,7 +181,7 @@ Deno.test("the same node with the same key joins again, with the used token and 
   assert.equal(s.server.enrolments.list().length, 1);
 });
 
-Deno.test("refused: CLOCK_SKEW names the skew and both times, ahead and behind; five minutes are fine", async () => {
+Deno.test("T02: refused: CLOCK_SKEW names the skew and both times, ahead and behind; five minutes are fine", async () => {
   const s = await setup();
   const token = await s.token();
   const at = (time: number) => join(s, { token, time });
@@ -204,7 +204,7 @@ Deno.test("a machine that cannot have a right clock may say so", async () => {
   assert.equal((await join(s, { token: await s.token(), time: 0, acceptSkew: true })).status, 200);
 });
 
-Deno.test("refused: a key without its proof, or a proof made for something else", async () => {
+Deno.test("T02, T03: refused: a key without its proof, or a proof made for something else", async () => {
   const s = await setup();
   const token = await s.token();
   const cases: Partial<Ask>[] = [
@@ -327,7 +327,7 @@ Deno.test("a server's restart keeps authority, enrolments, tokens and revocation
   assert.equal((await join(s, { token: unused, node: "edge-2" })).status, 200);
 });
 
-Deno.test("ten wrong tokens make a source wait, with the seconds; a right one elsewhere is not held up", async () => {
+Deno.test("T01: ten wrong tokens make a source wait, with the seconds; a right one elsewhere is not held up", async () => {
   const s = await setup();
   for (let i = 0; i < 10; i++) refusal(await join(s, { token: newToken().text }), "TOKEN_INVALID", /not known/);
   const token = await s.token();
@@ -345,7 +345,7 @@ Deno.test("a join that is refused for other reasons than the secret never makes 
   for (let i = 0; i < 30; i++) refusal(await join(s, { token }), "TOKEN_NAME", /edge-2/);
 });
 
-Deno.test("10 000 wrong tokens from many sources leave no state but a bounded list", async () => {
+Deno.test("T01: 10 000 wrong tokens from many sources leave no state but a bounded list", async () => {
   const s = await setup();
   const before = new Map(s.files.files);
   const text = requestText(s, { token: newToken().text });

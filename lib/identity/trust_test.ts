@@ -247,7 +247,7 @@ Deno.test("a revocation by node, key or serial wins, whatever the dates", async 
   assert.equal(check(mesh, { chainDer: [certificate.raw], trust: mesh.trust({ revocations: others }) }).node, "a");
 });
 
-Deno.test("a node's key is pinned on first use; another key is refused and stays unknown", async () => {
+Deno.test("T05: a node's key is pinned on first use; another key is refused and stays unknown", async () => {
   const mesh = await testMesh();
   const [first, second] = [await mesh.member("node", "a"), await mesh.member("node", "a")];
   const keys = new MemoryKeys();

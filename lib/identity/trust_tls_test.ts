@@ -251,7 +251,7 @@ Deno.test("the lying endpoint is a working TLS endpoint when it tells the truth"
   assert.deepEqual(await serverAgainstLiar(mesh, truth), { node: "a" });
 });
 
-Deno.test("A's certificate without A's key fails the handshake, as server and as client", async () => {
+Deno.test("T05: A's certificate without A's key fails the handshake, as server and as client", async () => {
   const mesh = await testMesh();
   const a = await anyMember(mesh);
   const lie = { certificates: [a.certificate.raw], keyPem: testKey().keyPem };

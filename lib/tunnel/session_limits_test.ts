@@ -64,7 +64,7 @@ Deno.test("after 1000 streams opened and closed nothing is left of them", () => 
   world.close();
 });
 
-Deno.test("a slow reader stops only its own sender", () => {
+Deno.test("T12: a slow reader stops only its own sender", () => {
   const world = new World();
   const lazy = new Owner();
   const owners = acceptAll(world.b, () => owners.length === 0 ? lazy : new Owner());
@@ -100,7 +100,7 @@ Deno.test("a slow reader stops only its own sender", () => {
   world.close();
 });
 
-Deno.test("many readers that do not read: what they make us hold is bounded by the sum, not by their number", () => {
+Deno.test("T12: many readers that do not read: what they make us hold is bounded by the sum, not by their number", () => {
   const sum = 4 << 20;
   const world = new World({ limits: { windowSum: sum } });
   const owners = acceptAll(world.b, () => Object.assign(new Owner(), { reading: false }));

@@ -106,7 +106,7 @@ Deno.test("ping() tells the round trip, and rejects when the carrier goes away",
   world.close();
 });
 
-Deno.test("a cable that was pulled: idle sessions notice within 20 s, busy ones within 8, and resume elsewhere", () => {
+Deno.test("T16: a cable that was pulled: idle sessions notice within 20 s, busy ones within 8, and resume elsewhere", () => {
   for (const busy of [false, true]) {
     const world = new World();
     const owners = acceptAll(world.b);

@@ -12,7 +12,7 @@ import { type TestServer, TunnelRig } from "./tunnel_rig.ts";
 
 const test = (name: string, run: (rig: TunnelRig) => Promise<void>) => Deno.test(name, () => TunnelRig.run(run));
 
-test("strangers find a web server without a name that has nothing", async (rig) => {
+test("T10: strangers find a web server without a name that has nothing", async (rig) => {
   const server = await rig.server();
   const cert = await rig.pki.issue("edge-a");
   for (const client of [undefined, cert]) {
@@ -46,7 +46,7 @@ test("without a certificate the control connection does not exist", async (rig) 
   assert.deepEqual(server.server.stats().agents, []);
 });
 
-test("bytes that are no TLS, old TLS and nonsense over TLS end the connection", async (rig) => {
+test("T04: bytes that are no TLS, old TLS and nonsense over TLS end the connection", async (rig) => {
   const server = await rig.server({ limits: { door: { deadlineMs: 500 } } });
   for (
     const bytes of [
@@ -117,7 +117,7 @@ test("joins beyond what is worked on at once are told to wait", async (rig) => {
   for (const answer of await Promise.all(first)) assert.match(answer, /^HTTP\/1\.1 200 /);
 });
 
-test("whoever dribbles is cut at one deadline, in the handshake, the head and the body alike", async (rig) => {
+test("T11: whoever dribbles is cut at one deadline, in the handshake, the head and the body alike", async (rig) => {
   const clock = new FakeClock(0, systemClock.wall());
   const server = await rig.server({ clock, limits: { door: { perSource: 8 } } });
   const silent = net.connect({ host: "127.0.0.1", port: server.at.port });
@@ -163,7 +163,7 @@ test("one source cannot take every place, and all strangers together cannot eith
   assert.equal(server.server.stats().agents.length, 10);
 });
 
-test("hundreds of bad tries leave no descriptor behind", async (rig) => {
+test("T01: hundreds of bad tries leave no descriptor behind", async (rig) => {
   const server = await rig.server({ limits: { door: { perSource: 1000 } } });
   const open = () => [...Deno.readDirSync("/proc/self/fd")].length;
   const before = open();
@@ -177,7 +177,7 @@ test("hundreds of bad tries leave no descriptor behind", async (rig) => {
   assert.ok(open() <= before + 2, `${before} descriptors before, ${open()} after`);
 });
 
-test("what an agent may not say ends its connection with the reason, and only its own", async (rig) => {
+test("T11: what an agent may not say ends its connection with the reason, and only its own", async (rig) => {
   const server = await rig.server();
   const bystander = await rig.agent("edge-z", server.url);
   const hello = (node: string, protocol = CONTROL_VERSION) =>
@@ -211,6 +211,49 @@ test("what an agent may not say ends its connection with the reason, and only it
   await until(() => server.server.stats().agents.length === 1);
 });
 
+test("an agent that floods the server with messages, renewals or metadata is cut off, and nobody else notices", async (rig) => {
+  let renewals = 0;
+  const server = await rig.server({
+    renew: () => {
+      renewals++;
+      return Promise.resolve("{}");
+    },
+  });
+  const bystander = await rig.agent("edge-z", server.url);
+  const connect = async () => {
+    const raw = await rawAgent(rig, server, "edge-a");
+    raw.ws.send(
+      encodeControl({
+        type: "hello",
+        protocol: CONTROL_VERSION,
+        node: "edge-a",
+        version: "t",
+        boot: "b",
+        features: [],
+      }),
+    );
+    await until(() => raw.messages.some((m) => m.type === "welcome"));
+    return raw;
+  };
+  const pings = await connect();
+  for (let i = 0; i < 5_000; i++) pings.ws.send(encodeControl({ type: "ping", stamp: i }));
+  assert.equal(await pings.closed, "LIMIT");
+  assert.ok(pings.messages.filter((m) => m.type === "pong").length <= 2_500);
+  const renewer = await connect();
+  for (let id = 0; id < 11; id++) {
+    renewer.ws.send(encodeControl({ type: "renew", id, body: "{}" }));
+    if (id < 10) await until(() => renewer.messages.filter((m) => m.type === "renewed").length === id + 1);
+  }
+  assert.equal(await renewer.closed, "LIMIT");
+  assert.equal(renewals, 10);
+  const hoarder = await connect();
+  for (let i = 0; i < 5; i++) {
+    hoarder.ws.send(encodeControl({ type: "meta", last: false, bytes: new Uint8Array(16_384) }));
+  }
+  assert.equal(await hoarder.closed, "LIMIT");
+  assert.deepEqual(bystander.downs, []);
+});
+
 test("an agent that connects and says nothing is sent away", async (rig) => {
   const clock = new FakeClock(0, systemClock.wall());
   const server = await rig.server({ clock });
@@ -219,7 +262,7 @@ test("an agent that connects and says nothing is sent away", async (rig) => {
   assert.equal(await raw.closed, "TIMEOUT");
 });
 
-test("an agent that falls silent is dropped after three missed pings", async (rig) => {
+test("T16: an agent that falls silent is dropped after three missed pings", async (rig) => {
   const clock = new FakeClock(0, systemClock.wall());
   const gone: [string, ReasonCode][] = [];
   const server = await rig.server({ clock, onAgentGone: (node, reason) => gone.push([node, reason]) });
@@ -265,7 +308,7 @@ test("a server that falls silent is given up after three missed pings, and anoth
   await agent.until(() => agent.up === 2);
 });
 
-test("reconnects: two to four times a second while the port is closed, up to half a minute apart while something refuses", async (rig) => {
+test("T16: reconnects: two to four times a second while the port is closed, up to half a minute apart while something refuses", async (rig) => {
   const tcp = net.createServer((socket) => {
     socket.on("error", () => {});
     socket.destroy();
@@ -297,7 +340,7 @@ test("reconnects: two to four times a second while the port is closed, up to hal
   }
 });
 
-test("two machines with one name do not throw each other off for ever", async (rig) => {
+test("T06: two machines with one name do not throw each other off for ever", async (rig) => {
   const server = await rig.server();
   const credentials = await rig.pki.issue("edge-a");
   const hello = encodeControl({

@@ -33,7 +33,7 @@ function seeds(count: number, run: (seed: number) => void): void {
 
 Deno.test(`${LIVES} random lives of two sessions`, () => seeds(LIVES, (seed) => chaos(seed)));
 
-Deno.test(`${RUNS} random conversations with a peer that breaks rules`, () => {
+Deno.test(`T11: ${RUNS} random conversations with a peer that breaks rules`, () => {
   let slowest = 0;
   let closed = 0;
   const bystander = new World();

@@ -70,7 +70,7 @@ fuzz("relay frames", (random) => {
 type Random = (below: number) => number;
 
 function fuzz(name: string, run: (random: Random) => void): void {
-  Deno.test(`fuzz of ${name}: ${RUNS} inputs`, () => {
+  Deno.test(`T11: fuzz of ${name}: ${RUNS} inputs`, () => {
     for (let seed = FIRST; seed < FIRST + RUNS; seed++) {
       try {
         run(generator(seed));

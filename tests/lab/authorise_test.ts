@@ -25,7 +25,7 @@ interface Lie {
 }
 
 labTest(
-  "an OPEN to an address outside the rules is refused by the receiving agent, and nothing is dialled",
+  "T08: an OPEN to an address outside the rules is refused by the receiving agent, and nothing is dialled",
   async (t) => {
     await withMesh({ cloud: "none", podsPerNode: 2 }, async (mesh) => {
       const { topology } = mesh;
@@ -117,7 +117,7 @@ labTest(
           tell(`${entry.endpoint}: ${entry.reason}, ${entry.why}`);
         });
       }
-      await t.step("127.0.0.1 is not even asked for", async () => {
+      await t.step("T09: 127.0.0.1 is not even asked for", async () => {
         await tellLie(liar, serviceOn("loop", "10.96.0.13", "127.0.0.1", 22));
         const line = /[^\n]*127\.0\.0\.1[^\n]*/;
         await agent.waitFor({ log: line });

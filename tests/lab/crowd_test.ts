@@ -36,7 +36,7 @@ longLabTest(
         const paths = (await mesh.status(hub.node)).peers.map((peer) => peer.path);
         assert.deepEqual([paths.length, new Set(paths)], [CROWD, new Set(["relay"])]);
       });
-      await t.step("the server is killed and started: everybody is back", async () => {
+      await t.step("T16: the server is killed and started: everybody is back", async () => {
         await mesh.stopServer("kill");
         await mesh.startServer();
         const ms = await all(hub, crowd);

@@ -25,7 +25,7 @@ labTest("an agent that ends leaves the host as it was, and a killed one its own-
     const running = await kernelState(node);
     assert.notEqual(running, before, "the agent changes nothing: this test would see nothing");
 
-    await t.step("SIGTERM: rules, links, addresses, routes and sysctls are as before", async () => {
+    await t.step("T18: SIGTERM: rules, links, addresses, routes and sysctls are as before", async () => {
       const started = systemClock.now();
       const status = await mesh.agent("edge-1").stop();
       tell(`stopped after ${Math.round(systemClock.now() - started)} ms`);

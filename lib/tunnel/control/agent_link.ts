@@ -8,7 +8,8 @@ import { isChannelFrame } from "../relay/frames.ts";
 import { AUTHORITIES_FEATURE, type AuthoritiesMessage } from "./authority_message.ts";
 import { LEGS_FEATURE } from "./leg_message.ts";
 import { type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
-import { MetaReceiver, MetaSender } from "./meta_pipe.ts";
+import { MAX_META_FROM_AGENT, MetaReceiver, MetaSender } from "./meta_pipe.ts";
+import { TokenBucket } from "../path/token_bucket.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
 import { ControlSocket } from "./socket.ts";
 
@@ -16,6 +17,16 @@ import { ControlSocket } from "./socket.ts";
 const HELLO_MS = 5_000;
 /** Bytes that may wait for an agent that does not read, metadata aside, before it is cut off. */
 const MAX_BACKLOG = 8 * 1024 * 1024;
+
+/**
+ * Messages an agent may send at once, and then per second, channel frames aside, which have credit of their own: a busy
+ * one sends a ping in four a second and, at the start, what it has to say about each peer.
+ */
+const MESSAGE_BURST = 2_000;
+const MESSAGES_PER_SECOND = 100;
+/** Renewals: each costs a signature and a line of the log. One a day is usual, two a step while the authority rotates. */
+const RENEWAL_BURST = 10;
+const RENEWALS_PER_SECOND = 1 / 60;
 
 export interface AgentLinkOptions {
   readonly clock: Clock;
@@ -57,11 +68,13 @@ export class AgentLink {
   readonly #options: AgentLinkOptions;
   readonly #socket: ControlSocket;
   readonly #metaOut: MetaSender;
-  readonly #metaIn = new MetaReceiver();
+  readonly #metaIn = new MetaReceiver(MAX_META_FROM_AGENT);
   readonly #since: MonoMs;
   readonly #cancelHello: CancelTimer;
   #heardAt: MonoMs;
   #hello: Hello | undefined;
+  readonly #messages: TokenBucket;
+  readonly #renewals: TokenBucket;
   #renewing = false;
   #metaFirst = false;
   #over = false;
@@ -71,6 +84,8 @@ export class AgentLink {
     this.peer = options.peer;
     this.observed = options.observed;
     this.#since = this.#heardAt = options.clock.now();
+    this.#messages = new TokenBucket(MESSAGE_BURST, MESSAGES_PER_SECOND, this.#since);
+    this.#renewals = new TokenBucket(RENEWAL_BURST, RENEWALS_PER_SECOND, this.#since);
     this.#socket = new ControlSocket(options.ws, options.clock, {
       onMessage: (message) => this.#received(message),
       onDrain: () => this.#drained(),
@@ -151,12 +166,19 @@ export class AgentLink {
     if (this.#over) return;
     this.#heardAt = this.#options.clock.now();
     try {
-      if (!isChannelFrame(bytes)) this.#message(decodeControl(bytes));
+      if (!isChannelFrame(bytes)) this.#counted(bytes);
       else if (this.ready) this.#options.onChannel(bytes);
       else throw new MeshError("PROTOCOL", "A channel frame came before HELLO");
     } catch (error) {
       this.#cut(error);
     }
+  }
+
+  #counted(bytes: Uint8Array): void {
+    if (!this.#messages.take(this.#heardAt)) {
+      throw new MeshError("LIMIT", `Node ${this.peer.node} sends more than ${MESSAGES_PER_SECOND} messages a second`);
+    }
+    this.#message(decodeControl(bytes));
   }
 
   #message(m: ControlMessage): void {
@@ -180,6 +202,9 @@ export class AgentLink {
       }
       case "renew":
         if (this.#renewing) throw new MeshError("PROTOCOL", "RENEW came while one is being answered");
+        if (!this.#renewals.take(this.#heardAt)) {
+          throw new MeshError("LIMIT", `Node ${this.peer.node} renews its certificate again and again`);
+        }
         this.#renewing = true;
         return void this.#renew(m.id, m.body);
       case "candidates":

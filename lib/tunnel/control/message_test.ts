@@ -169,7 +169,7 @@ Deno.test("prototype keys in a body change nothing", () => {
   assert.equal(({} as { evil?: number }).evil, undefined);
 });
 
-Deno.test("fuzz: any bytes and any mutation give a message or PROTOCOL", () => {
+Deno.test("T11: fuzz: any bytes and any mutation give a message or PROTOCOL", () => {
   const encoded = samples.map((m) => encodeControl(m).subarray(0, 400));
   const mutated = fc.tuple(
     fc.integer({ min: 0, max: encoded.length - 1 }),

@@ -7,6 +7,8 @@ import { encodeControl, META_CHUNK } from "./message.ts";
 
 /** Largest metadata message: a slim snapshot of 20 000 services is about 8 MB. */
 export const MAX_META = 32 * 1024 * 1024;
+/** The same from an agent, which only asks and acknowledges: what one agent can make a server hold. */
+export const MAX_META_FROM_AGENT = 64 * 1024;
 /** Frames sent in one turn: as much as a relay channel may send in one frame. */
 const TURN = 4;
 
@@ -62,11 +64,16 @@ export class MetaSender {
 export class MetaReceiver {
   #parts: Uint8Array[] = [];
   #length = 0;
+  readonly #max: number;
 
-  /** Takes one frame; returns the message it completes. Throws MeshError LIMIT above {@link MAX_META}. */
+  constructor(max: number = MAX_META) {
+    this.#max = max;
+  }
+
+  /** Takes one frame; returns the message it completes. Throws MeshError LIMIT above the cap. */
   push(bytes: Uint8Array, last: boolean): Uint8Array | undefined {
     this.#length += bytes.length;
-    if (this.#length > MAX_META) throw new MeshError("LIMIT", `Metadata message is longer than ${MAX_META} bytes`);
+    if (this.#length > this.#max) throw new MeshError("LIMIT", `Metadata message is longer than ${this.#max} bytes`);
     if (last && this.#parts.length === 0) {
       this.#length = 0;
       return bytes;

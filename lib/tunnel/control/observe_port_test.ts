@@ -67,7 +67,7 @@ async function until(done: () => boolean): Promise<void> {
   }
 }
 
-Deno.test("who knows a nonce learns where he is seen, and keeps his mapping for a while", async () => {
+Deno.test("T20: who knows a nonce learns where he is seen, and keeps his mapping for a while", async () => {
   await withPort(async ({ clock, port, at, seen, connect }) => {
     const { socket, got, end } = await connect(encodeRequest(NONCE));
     await until(() => got.length > 0);
@@ -84,7 +84,7 @@ Deno.test("who knows a nonce learns where he is seen, and keeps his mapping for 
   });
 });
 
-Deno.test("a request in pieces is read; anything else gets RST and no byte", async () => {
+Deno.test("T20: a request in pieces is read; anything else gets RST and no byte", async () => {
   await withPort(async ({ connect, port }) => {
     const request = encodeRequest(NONCE);
     const client = await connect(request.subarray(0, 7));

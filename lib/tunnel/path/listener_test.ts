@@ -109,7 +109,7 @@ Deno.test("an agent with the knock and a certificate gets a carrier, named by th
   });
 });
 
-Deno.test("strangers get no byte: neither TLS clients, nor web clients, nor the knock for another node or mesh", async () => {
+Deno.test("T01: strangers get no byte: neither TLS clients, nor web clients, nor the knock for another node or mesh", async () => {
   await withListener({ knockMs: 200 }, async ({ at, listener }) => {
     const hello = Uint8Array.of(0x16, 3, 1, 0, 60, ...new Array(60).fill(1));
     const http = new TextEncoder().encode("GET / HTTP/1.1\r\nHost: edge-1\r\n\r\n");

@@ -299,7 +299,7 @@ Deno.test("only types 0x10 to 0x1f are the relay's", () => {
   assert.equal(isChannelFrame(new Uint8Array(0)), false);
 });
 
-Deno.test("fuzz: any frames from one agent end its connection or change only its own channels", () => {
+Deno.test("T11: fuzz: any frames from one agent end its connection or change only its own channels", () => {
   const frames = fc.array(
     fc.tuple(fc.constantFrom(0x10, 0x11, 0x12, 0x13, 0x14), fc.nat(6), fc.uint8Array({ maxLength: 12 })),
     { maxLength: 40 },
@@ -334,7 +334,7 @@ Deno.test("fuzz: any frames from one agent end its connection or change only its
   );
 });
 
-Deno.test("the default limits leave a malicious agent a bounded hold on memory", () => {
+Deno.test("T12: the default limits leave a malicious agent a bounded hold on memory", () => {
   const { channels, lineWindow, memory } = DEFAULT_RELAY_LIMITS;
   assert.ok(lineWindow >= channels * INITIAL_WINDOW, "every allowed channel has at least its first window");
   assert.ok(memory >= lineWindow);
