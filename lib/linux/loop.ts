@@ -24,7 +24,7 @@ import { SocketOps } from "./socket_ops.ts";
 import { Splice, type SpliceAhead, SpliceKit, type SpliceOwner } from "./splice.ts";
 import { EPOLLIN, SO_MARK, SOCK_STREAM, SOL_SOCKET, SOL_TCP, TCP_MAXSEG } from "./structs.ts";
 import { TcpListener } from "./tcp_listener.ts";
-import { dialReason, setStreamOptions } from "./tcp_options.ts";
+import { dialReason, setNoDelay } from "./tcp_options.ts";
 import { STREAM_EVENTS, StreamKit, TcpStream } from "./tcp_stream.ts";
 import { LoopUdpSocket, UdpKit } from "./udp.ts";
 
@@ -179,7 +179,7 @@ export class EpollLoop implements Loop {
   }
 
   #connect(stream: TcpStream, fd: Fd, to: IpPort, options: DialOptions): void {
-    setStreamOptions(this.#ops, fd);
+    setNoDelay(this.#ops, fd);
     if (options.mark !== undefined) this.#ops.setInt(fd, SOL_SOCKET, SO_MARK, options.mark);
     if (options.maxSegment !== undefined) this.#ops.setInt(fd, SOL_TCP, TCP_MAXSEG, options.maxSegment);
     if (options.reusePort) this.#ops.reusePort(fd);

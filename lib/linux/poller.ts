@@ -131,6 +131,11 @@ export class Poller {
     return this.#state === "waiting";
   }
 
+  /** What is watched now. */
+  *watched(): Generator<Pollable> {
+    for (const target of this.#targets) if (target !== undefined) yield target;
+  }
+
   /** Starts watching. Throws MeshError KERNEL. */
   add(fd: Fd, events: number, target: Pollable): void {
     const generation = this.#generation = (this.#generation + 1) >>> 0;

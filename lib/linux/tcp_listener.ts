@@ -7,7 +7,7 @@ import { EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM, sysError } from "./errno.ts";
 import { errno, type Fd } from "./ffi.ts";
 import type { Pollable } from "./poller.ts";
 import { EPOLLIN, SO_REUSEADDR, SOCK_STREAM, SOL_SOCKET } from "./structs.ts";
-import { setStreamOptions } from "./tcp_options.ts";
+import { setKeepalive, setNoDelay } from "./tcp_options.ts";
 import { STREAM_EVENTS, type StreamKit, TcpStream } from "./tcp_stream.ts";
 
 /** The kernel lowers it to net.core.somaxconn. */
@@ -47,7 +47,8 @@ export class TcpListener implements Listener, Pollable, Timed {
       options,
       prepare: (fd) => {
         kit.ops.setInt(fd, SOL_SOCKET, SO_REUSEADDR, 1);
-        setStreamOptions(kit.ops, fd);
+        setNoDelay(kit.ops, fd);
+        setKeepalive(kit.ops, fd);
       },
     });
     try {

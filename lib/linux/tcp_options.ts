@@ -20,16 +20,24 @@ import type { Fd } from "./ffi.ts";
 import type { SocketOps } from "./socket_ops.ts";
 import { SO_KEEPALIVE, SOL_SOCKET, SOL_TCP, TCP_KEEPCNT, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_NODELAY } from "./structs.ts";
 
-// A peer that vanished without a word (cable, power, NAT entry) is noticed after 60 + 4 × 15 = 120 seconds of silence.
+// A peer that vanished without a word (cable, power, NAT entry) is noticed after 60 + 4 × 15 = 120 seconds of silence,
+// on a dialled connection up to KEEPALIVE_AFTER_MS later.
 const KEEPALIVE = [[SOL_SOCKET, SO_KEEPALIVE, 1], [SOL_TCP, TCP_KEEPIDLE, 60], [SOL_TCP, TCP_KEEPINTVL, 15], [
   SOL_TCP,
   TCP_KEEPCNT,
   4,
 ]] as const;
 
-/** Options every TCP socket of ours has; accepted sockets inherit those of their listener. */
-export function setStreamOptions(ops: SocketOps, fd: Fd): void {
+/** Dialled connections get their keepalive so late at most: four calls that short ones, which are most, never need. */
+export const KEEPALIVE_AFTER_MS = 15_000;
+
+/** Small messages leave at once; accepted sockets inherit it from their listener. */
+export function setNoDelay(ops: SocketOps, fd: Fd): void {
   ops.setInt(fd, SOL_TCP, TCP_NODELAY, 1);
+}
+
+/** Peers that vanish are noticed; accepted sockets inherit it from their listener. */
+export function setKeepalive(ops: SocketOps, fd: Fd): void {
   for (const [level, name, value] of KEEPALIVE) ops.setInt(fd, level, name, value);
 }
 

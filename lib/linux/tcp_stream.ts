@@ -8,7 +8,7 @@ import { errno, type Fd } from "./ffi.ts";
 import { addressOf, Memory } from "./memory.ts";
 import type { Deferred, Pollable, Poller } from "./poller.ts";
 import type { SocketOps } from "./socket_ops.ts";
-import { dialReason } from "./tcp_options.ts";
+import { dialReason, KEEPALIVE_AFTER_MS, setKeepalive } from "./tcp_options.ts";
 import {
   EPOLLERR,
   EPOLLET,
@@ -38,12 +38,13 @@ const LAST_EDGE = EPOLLERR | EPOLLHUP | EPOLLRDHUP | EPOLLPRI;
 export const RESET_GRACE_MS = 5_000;
 
 /** What the streams of one loop share. */
-export class StreamKit {
+export class StreamKit implements Timed {
   readonly poller: Poller;
   readonly ops: SocketOps;
   readonly deadlines: Deadlines;
   readonly #message = Memory.allocate(STRUCT.msghdr.size);
   readonly #vector = Memory.allocate(STRUCT.iovec.size);
+  #willKeepAlive = false;
 
   constructor(poller: Poller, ops: SocketOps, deadlines: Deadlines) {
     this.poller = poller;
@@ -58,6 +59,18 @@ export class StreamKit {
     this.#vector.putAddress(STRUCT.iovec.at.base, addressOf(from.buffer), from.byteOffset + offset);
     this.#vector.u32[STRUCT.iovec.at.len >> 2] = length;
     return this.ops.c.sendmsg(fd, this.#message.pointer, MSG_NOSIGNAL);
+  }
+
+  /** A dialled connection is open: if it still is in a while, it gets its keepalive. */
+  willKeepAlive(): void {
+    if (this.#willKeepAlive) return;
+    this.#willKeepAlive = true;
+    this.deadlines.set(this, KEEPALIVE_AFTER_MS);
+  }
+
+  onDeadline(): void {
+    this.#willKeepAlive = false;
+    for (const target of this.poller.watched()) if (target instanceof TcpStream) target.keepAlive();
   }
 
   free(): void {
@@ -79,13 +92,14 @@ const READ_END = 16;
 const WROTE_END = 32;
 /** It broke before the other side's FIN: the end of the bytes is no clean end. */
 const CUT_SHORT = 64;
+const KEPT_ALIVE = 128;
 
 export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   handler: StreamHandler = idleHandler;
   readonly #kit: StreamKit;
   #fd: Fd;
   #stage: Stage;
-  #flags = WANT_READ;
+  #flags: number;
   /** The connection is known to be broken, but bytes that came before may still be read. */
   #broken: ReasonCode | undefined;
 
@@ -94,6 +108,8 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     this.#kit = kit;
     this.#fd = fd;
     this.#stage = stage;
+    // Accepted connections have their keepalive from the listener.
+    this.#flags = stage === "open" ? WANT_READ | KEPT_ALIVE : WANT_READ;
   }
 
   read(into: Uint8Array): number {
@@ -164,11 +180,19 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     if (this.#stage !== "open") {
       throw new MeshError("INTERNAL", `Cannot take the descriptor of a stream that is ${this.#stage}`);
     }
+    this.keepAlive();
     const fd = this.#fd;
     this.#kit.poller.remove(fd);
     this.#fd = -1;
     this.abandon();
     return fd;
+  }
+
+  /** Has the kernel look whether the other end is still there, from now on. */
+  keepAlive(): void {
+    if (this.#is(KEPT_ALIVE) || this.#stage !== "open") return;
+    this.#set(KEPT_ALIVE);
+    setKeepalive(this.#kit.ops, this.#fd);
   }
 
   /** Our own end of an open connection. Throws MeshError unless it is open. */
@@ -305,6 +329,7 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     if (!(events & EPOLLOUT)) return;
     this.#stage = "open";
     this.#kit.deadlines.delete(this);
+    this.#kit.willKeepAlive();
     const writable = this.#is(WANT_WRITE);
     this.#clear(WANT_WRITE);
     this.handler.onOpen();

@@ -9,6 +9,7 @@ import { libc } from "./ffi.ts";
 import { EpollLoop } from "./loop.ts";
 import { SocketOps } from "./socket_ops.ts";
 import { SO_KEEPALIVE, SO_MARK, SOL_SOCKET, SOL_TCP, TCP_NODELAY } from "./structs.ts";
+import { KEEPALIVE_AFTER_MS } from "./tcp_options.ts";
 import { RESET_GRACE_MS } from "./tcp_stream.ts";
 import { inNamespace, mayMakeNamespaces, Recorder, run } from "./testing.ts";
 
@@ -233,6 +234,23 @@ Deno.test("sockets send small messages at once and notice peers that vanish", as
     libc().close(fd);
   }
   ops.free();
+});
+
+Deno.test({
+  name: "a dialled connection that lasts gets its keepalive, one that does not costs no calls for it",
+  ignore,
+  fn: () =>
+    inNamespace(async () => {
+      run("ip", "link", "set", "lo", "up");
+      const clock = new FakeClock();
+      await using loop = EpollLoop.open({ clock, log: nullLogger });
+      const { stream } = await connect(loop);
+      const { ip, port } = loop.localOf(stream);
+      const timer = () => run("ss", "-tnoH", "src", `${ip}:${port}`);
+      assert.doesNotMatch(timer(), /keepalive/);
+      clock.advance(KEEPALIVE_AFTER_MS);
+      assert.match(timer(), /timer:\(keepalive,/);
+    }),
 });
 
 Deno.test({
