@@ -134,12 +134,12 @@ export function checkPath(chain: readonly Certificate[], trust: Pick<Trust, "anc
     if (!next) break;
     current = next;
   }
-  const pins = trust.anchors.map(pinOf).join(", ");
-  const other = chain.slice(1).find((c) => c.isCa && sharesDomain(c, trust.anchors));
+  const pins = trust.anchors.map(pinOf);
+  const other = chain.slice(1).find((c) => c.isCa && !pins.includes(pinOf(c)) && sharesDomain(c, trust.anchors));
   if (other) {
     throw new MeshError(
       "CERT_UNTRUSTED",
-      `the authority of this mesh is ${pinOf(other)} now; this machine knows only ${pins}`,
+      `the authority of this mesh is ${pinOf(other)} now; this machine knows only ${pins.join(", ")}`,
       {
         hint:
           "it was replaced while this machine was away all the time. Make a token on a server, and start the agent " +
@@ -149,7 +149,7 @@ export function checkPath(chain: readonly Certificate[], trust: Pick<Trust, "anc
   }
   throw new MeshError(
     "CERT_UNTRUSTED",
-    `the certificate ${certificateText(leaf)} is not from this mesh's authority (${pins})`,
+    `the certificate ${certificateText(leaf)} is not from this mesh's authority (${pins.join(", ")})`,
     {
       hint: "the other machine belongs to another mesh, or the authority was replaced while one of the two was away: " +
         "the one that reaches no server has to join again with a new token",
