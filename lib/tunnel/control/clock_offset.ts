@@ -23,11 +23,14 @@ export class ClockOffset {
     return this.#smoothed;
   }
 
+  /** Shortest round trip of late: the way itself, without its queues. */
+  get leastRttMs(): number | undefined {
+    return this.#best?.rtt;
+  }
+
   /** Server's wall clock minus ours: of the sample with the shortest round trip, whose error is at most half of it. */
   get offsetMs(): number | undefined {
-    let best: { readonly rtt: number; readonly offset: number } | undefined;
-    for (const sample of this.#samples) if (!best || sample.rtt < best.rtt) best = sample;
-    return best?.offset;
+    return this.#best?.offset;
   }
 
   /** Takes one answer; false when it cannot be one to a ping of ours (from the future or hours old). */
@@ -38,5 +41,11 @@ export class ClockOffset {
     this.#samples.push({ rtt, offset: s.server + rtt / 2 - s.wall });
     if (this.#samples.length > KEEP) this.#samples.shift();
     return true;
+  }
+
+  get #best() {
+    let best: { readonly rtt: number; readonly offset: number } | undefined;
+    for (const sample of this.#samples) if (!best || sample.rtt < best.rtt) best = sample;
+    return best;
   }
 }

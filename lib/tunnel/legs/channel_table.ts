@@ -33,6 +33,10 @@ const MAX_WINDOWS = 32 * 1024 * 1024;
  * more of them can wait on a way that is slower than they are sent.
  */
 const STARVED_MS = 1_200;
+/** On longer ways: round trips to the server, of which the peer has about one more, and a quarter for who is late. */
+const STARVED_RTTS = 2.5;
+/** Both ends over two satellites. */
+const STARVED_MAX_MS = 5_000;
 
 export interface ChannelTableOptions {
   /** Puts a frame on the connection, which owns it from now on; false = congested until {@link ChannelTable.drained}. */
@@ -41,6 +45,8 @@ export interface ChannelTableOptions {
   onChannel(leg: ChannelDuplex): void;
   /** Monotonic milliseconds. */
   now(): number;
+  /** Round trip to the server without queues, in milliseconds; 0: not known yet. */
+  rttMs(): number;
 }
 
 export class ChannelTable {
@@ -197,7 +203,7 @@ export class ChannelTable {
     // Only permission grows here, and never holds a session back: what is on the way at once is for the session's own
     // windows to say, which know the round trip.
     const now = this.#options.now();
-    const busy = now - channel.grantedAt < STARVED_MS;
+    const busy = now - channel.grantedAt < this.#starvedMs;
     if (busy && channel.window < MAX_WINDOW && this.#windows + channel.window <= MAX_WINDOWS) {
       this.#windows += channel.window;
       channel.owed += channel.window;
@@ -207,6 +213,10 @@ export class ChannelTable {
     channel.outstanding += channel.owed;
     this.#send(encodeCredit(channel.id, channel.owed));
     channel.owed = 0;
+  }
+
+  get #starvedMs(): number {
+    return Math.max(STARVED_MS, Math.min(STARVED_MAX_MS, STARVED_RTTS * this.#options.rttMs()));
   }
 
   #send(frame: Uint8Array): void {

@@ -29,6 +29,7 @@ class Mesh {
   readonly sent: Uint8Array[] = [];
   full = false;
   now = 0;
+  rttMs = 0;
 
   constructor(limits: Partial<RelayLimits> = {}) {
     this.relay = new RelaySwitch({
@@ -47,6 +48,7 @@ class Mesh {
         },
         onChannel: (leg) => void this.arrived.push(leg),
         now: () => this.now,
+        rttMs: () => this.rttMs,
       });
     this.a = table(1);
     this.b = table(2);
@@ -167,6 +169,24 @@ Deno.test("a window grows while half of it is used up within a slow round trip, 
   assert.deepEqual([mesh.a.windows, mesh.b.windows], [0, 0]);
 });
 
+Deno.test("on a way of two seconds, too: what counts as slow is measured", async () => {
+  // Two round trips of a second between each agent and the server, and half a window with each.
+  for (const [rttMs, grows] of [[1_000, true], [500, false], [60_000, false]] as const) {
+    const mesh = new Mesh();
+    mesh.rttMs = rttMs;
+    const [a, b] = await mesh.pair();
+    collect(b);
+    for (let i = 0; i < 10; i++) {
+      mesh.now += rttMs > 5_000 ? 5_000 : 2_000;
+      a.write(Buffer.alloc(INITIAL_WINDOW / 2));
+      await mesh.settle();
+    }
+    assert.equal(mesh.b.windows > INITIAL_WINDOW, grows, `${rttMs} ms: ${mesh.b.windows}`);
+    a.destroy();
+    await mesh.settle();
+  }
+});
+
 Deno.test("the sum of all windows stops growing at its cap", async () => {
   const mesh = new Mesh();
   const pairs = [];
@@ -257,7 +277,12 @@ Deno.test("a server that breaks the protocol is found out", () => {
     "a frame of unknown type": [Uint8Array.of(0x1e, 0, 0, 0, 1)],
   };
   for (const [name, frames] of Object.entries(bad)) {
-    const table = new ChannelTable({ send: () => true, onChannel: (leg) => void leg.pause(), now: () => 0 });
+    const table = new ChannelTable({
+      send: () => true,
+      onChannel: (leg) => void leg.pause(),
+      now: () => 0,
+      rttMs: () => 0,
+    });
     assert.throws(() => frames.forEach((frame) => table.receive(frame)), { code: "PROTOCOL" }, name);
   }
 });
@@ -278,6 +303,7 @@ Deno.test("more channels than allowed are closed with LIMIT", () => {
     send: (frame) => sent.push(frame) > 0,
     onChannel: (leg) => legs.push(leg),
     now: () => 0,
+    rttMs: () => 0,
   });
   for (let i = 1; i <= 257; i++) table.receive(encodeOpen(2 * i, "b"));
   assert.deepEqual([table.size, legs.length, sent.length], [256, 256, 1]);
