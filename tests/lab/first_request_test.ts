@@ -2,9 +2,11 @@
 import assert from "node:assert/strict";
 import { systemClock } from "../../lib/clock.ts";
 import { startEcho } from "../../lib/lab/backends.ts";
+import { until } from "../../lib/lab/exec.ts";
 import { serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
-import { curl, startAll, tell, webService, withMesh } from "./fixture.ts";
+import type { PathEvent } from "../../lib/status.ts";
+import { allowed, curl, startAll, tell, webService, withMesh } from "./fixture.ts";
 import { labTest } from "./support.ts";
 
 /** From both agents ready to the answer; the round trip between the sites, through the server, is 80 ms of it. */
@@ -52,3 +54,38 @@ labTest("the first request between two sites is answered within a second of both
     });
   });
 });
+
+/** Of any two machines of the lab; through the server it is twice as far. */
+const RTT_MS = 40;
+const RELAY_MS = 3 * 2 * RTT_MS + 50;
+const DIRECT_MS = 5 * RTT_MS + 200;
+
+labTest("two sites that never spoke: the relay in three round trips, the direct path in five", async () => {
+  const sites = [{ nat: "cone" }, { nat: "cone" }] as const;
+  await withMesh({ sites, cloud: "none", defaultRoute: true, oneWayDelayMs: RTT_MS / 2 }, async (mesh) => {
+    const { topology } = mesh;
+    const [one, two] = [topology.pod("edge-1-pod-1"), topology.pod("edge-2-pod-1")];
+    await mesh.writeManifest("web.yaml", webService("web", "10.96.0.10", [two]));
+    await startAll(mesh);
+    const { body, stderr } = await curl(one, "http://10.96.0.10/", ["-w", "\n%{time_starttransfer}"]);
+    const [answer, seconds] = body.split("\n");
+    assert.equal(answer, "edge-2-pod-1 on edge-2", stderr);
+    const relay = Math.round(Number(seconds) * 1000);
+    const direct = await until("the direct path", async () => {
+      const { peers } = await mesh.status(one.node);
+      return pathAfter(peers.find(({ node }) => node === two.node.name)?.events ?? []);
+    }, 10_000);
+    tell(`first byte through the relay after ${relay} ms (promised ${RELAY_MS}), at ${2 * RTT_MS} ms end to end`);
+    tell(`direct path ${direct} ms after the first dial (promised ${DIRECT_MS}), at ${RTT_MS} ms`);
+    assert.ok(relay <= allowed(RELAY_MS), `the first byte came after ${relay} ms`);
+    assert.ok(direct <= allowed(DIRECT_MS), `the direct path was there after ${direct} ms`);
+  });
+});
+
+/** Milliseconds from the first dial to the direct path; undefined while it is not there. */
+function pathAfter(events: readonly PathEvent[]): number | undefined {
+  const at = (event: PathEvent | undefined) => event && Date.parse(event.at);
+  const dial = at(events.find(({ kind }) => kind === "dial"));
+  const up = at(events.find(({ kind, path }) => kind === "up" && path === "direct"));
+  return dial === undefined || up === undefined ? undefined : up - dial;
+}
