@@ -55,6 +55,7 @@ export class ControlLink {
       send: (frame) => this.#socket.send(frame),
       onChannel: (leg) => options.onChannel(leg),
       now: () => clock.now(),
+      rttMs: () => this.offset.leastRttMs ?? 0,
     });
     this.#heartbeat = new Heartbeat({
       clock,
