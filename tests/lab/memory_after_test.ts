@@ -8,8 +8,8 @@ import { ask, PORTS, startPeer } from "./peers.ts";
 import { labTest } from "./support.ts";
 
 const BULK = "10.96.0.12";
-/** Over the memory before: code that is loaded, compiled and optimized by the first use stays; 5 to 7 MB were measured. */
-const WARM = 9_000_000;
+/** Over the memory before: code that is loaded, compiled and optimized by the first use stays; 3 to 5 MB were measured. */
+const WARM = 7_000_000;
 /** The second round over the first, which has not met all code often enough; `lab:memory` shows that later ones add nothing. */
 const AGAIN = 3_000_000;
 const BULK_BYTES = 200_000_000;

@@ -12,10 +12,10 @@ import { say } from "../support.ts";
 
 const DEFAULT_ROUNDS = 6;
 /**
- * Over idle, for good: functions that the first use compiles and V8 then optimizes (3 MB), pages of the C heap around
- * what V8 and OpenSSL keep (3 MB), pages of the program's file that were not needed before (1 MB).
+ * Over idle, for good: functions that the first use compiles and V8 then optimizes, pages of the C heap around what V8 and
+ * OpenSSL keep, pages of the program's file that were not needed before; 2 to 5 MB were measured.
  */
-const WARM = 9_000_000;
+const WARM = 7_000_000;
 /**
  * From the second round to the last: V8 still optimizes a function here and there, and calm is not twice the same to the
  * megabyte; 1.4 MB were measured, and no more after 13 rounds than after six. A kilobyte that each stream and flow leaves would be 8 MB in four rounds.
