@@ -7,7 +7,7 @@ import type { PeerIdentity } from "../carrier.ts";
 import { isChannelFrame } from "../relay/frames.ts";
 import { AUTHORITIES_FEATURE, type AuthoritiesMessage } from "./authority_message.ts";
 import { LEGS_FEATURE } from "./leg_message.ts";
-import { type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
+import { CONTROL, type ControlMessage, decodeControl, encodeControl, type Hello } from "./message.ts";
 import { MAX_META_FROM_AGENT, MetaReceiver, MetaSender } from "./meta_pipe.ts";
 import { TokenBucket } from "../path/token_bucket.ts";
 import { type PathMessage, PATHS_FEATURE } from "./path_message.ts";
@@ -19,7 +19,7 @@ const HELLO_MS = 5_000;
 const MAX_BACKLOG = 8 * 1024 * 1024;
 
 /**
- * Messages an agent may send at once, and then per second, channel frames aside, which have credit of their own: a busy
+ * Messages an agent may send at once, and then per second, channels and metadata aside, which are paced otherwise: a busy
  * one sends a ping in four a second and, at the start, what it has to say about each peer.
  */
 const MESSAGE_BURST = 2_000;
@@ -175,7 +175,8 @@ export class AgentLink {
   }
 
   #counted(bytes: Uint8Array): void {
-    if (!this.#messages.take(this.#heardAt)) {
+    // Metadata is paced by what the server sends: an agent only acknowledges.
+    if (bytes[0] !== CONTROL.META && !this.#messages.take(this.#heardAt)) {
       throw new MeshError("LIMIT", `Node ${this.peer.node} sends more than ${MESSAGES_PER_SECOND} messages a second`);
     }
     this.#message(decodeControl(bytes));
