@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { Capture } from "../../lib/lab/capture.ts";
+import { until } from "../../lib/lab/exec.ts";
 import { processesInGroup } from "../../lib/lab/proc.ts";
 import { tell, webService, withMesh } from "./fixture.ts";
 import { fixture, labTest } from "./support.ts";
@@ -10,6 +11,8 @@ const TAP = "/var/lib/edgemesh/server/tap";
 /** Two sites that find a direct path would leave the relay nothing to see. */
 const RELAY_ONLY = ["--set", "tunnel.mode=off"];
 const BODY_BYTES = 100 * 1024;
+/** What a relay leg begins with (PROTOCOL.md). */
+const LEG_MARK = "EMR1";
 const PAGE = pageSize();
 /** Bit of a pagemap entry. */
 const PRESENT = 1n << 63n;
@@ -23,37 +26,57 @@ labTest("the relay sees neither path nor host nor body of a request, on the wire
     await mesh.startServer({ flags: ["--set", `relayTap=${TAP}`] });
     await Promise.all(topology.nodes.map((node) => mesh.join(node, { flags: RELAY_ONLY })));
 
-    const secrets = {
-      path: `/orders-${crypto.randomUUID()}`,
-      host: `shop-${crypto.randomUUID()}.test`,
-      body: `card-${crypto.randomUUID()}`,
-    };
-    const line = `${secrets.body}\n`;
-    const body = line.repeat(Math.ceil(BODY_BYTES / line.length));
+    const [one, two] = topology.sites.map((site) => site.address) as [string, string];
     const meter = await topology.server.counters("relay");
+    const ask = async (secrets: Secrets, body: string): Promise<void> => {
+      const argv = ["curl", "-sS", "--max-time", "8", "-H", `Host: ${secrets.host}`, "--data-binary", "@-"];
+      const { stdout } = await client.host.execOk([...argv, `http://10.96.0.10${secrets.path}`], { stdin: body });
+      assert.equal(stdout, `answer:${body}`);
+    };
+
+    // Through the channel on the control connections, whose content the server can record.
+    const first = newSecrets();
     const inPod = await Capture.start(client.host.ns, { iface: "eth0", filter: "tcp" });
-    const argv = ["curl", "-sS", "--max-time", "8", "-H", `Host: ${secrets.host}`, "--data-binary", "@-"];
-    const { stdout } = await client.host.execOk([...argv, `http://10.96.0.10${secrets.path}`], { stdin: body });
-    assert.equal(stdout, `answer:${body}`);
-    await inPod.stop();
+    await ask(first, bodyOf(first));
+    const tap = latin1(await Deno.readFile(topology.server.host.path(TAP)));
+    assertBlind(tap, first);
+    assert.ok(tap.length > 2 * BODY_BYTES, `${tap.length} bytes passed the relay: the request went another way`);
+
+    // Over relay legs, which have no TLS of the server's around them: what is on its wire is all it can see.
+    const onServer = await Capture.start(topology.server.host.ns, { filter: `tcp and (host ${one} or host ${two})` });
+    const warm = crypto.randomUUID().repeat(10_000);
+    await until("relay legs", async () => {
+      await ask(newSecrets(), warm);
+      const { stdout } = await topology.server.host.execOk(["curl", "-sS", "http://127.0.0.1:9465/metrics"]);
+      return /^edgemesh_relay_legs 1$/m.test(stdout) || undefined;
+    });
+    const tapped = (await Deno.stat(topology.server.host.path(TAP))).size;
+    const second = newSecrets();
+    await ask(second, bodyOf(second));
+    const through = (await Deno.stat(topology.server.host.path(TAP))).size - tapped;
+    assert.ok(through < BODY_BYTES, `${through} bytes of a request that is to take the legs went through the channel`);
+    await Promise.all([inPod.stop(), onServer.stop()]);
+    const wire = latin1(await Deno.readFile(onServer.file));
+    assert.ok(wire.includes(LEG_MARK), "no leg began on the server's wire");
+    assert.ok(wire.length > 4 * BODY_BYTES, `${wire.length} bytes on the server's wire: the legs went another way`);
+    assertBlind(wire, second);
 
     // The same search finds every secret where it must be: on the client's own wire.
     const plain = latin1(await Deno.readFile(inPod.file));
-    const tap = latin1(await Deno.readFile(topology.server.host.path(TAP)));
-    for (const [what, secret] of Object.entries(secrets)) {
-      assert.ok(plain.includes(secret), `the ${what} is not on the client's own wire: this test would find nothing`);
-      assert.ok(!tap.includes(secret), `the relay has seen the ${what}`);
-      assert.ok(!tap.includes(latin1(Buffer.from(secret, "utf16le"))), `the relay has seen the ${what} as UTF-16`);
+    for (const secret of [...Object.values(first), ...Object.values(second)]) {
+      assert.ok(plain.includes(secret), `${secret} is not on the client's own wire: this test would find nothing`);
     }
-    assert.ok(tap.length > 2 * BODY_BYTES, `${tap.length} bytes passed the relay: the request went another way`);
-    const [one, two] = topology.sites.map((site) => site.address) as [string, string];
     assert.equal((await meter.total({ between: [one, two] })).bytes, 0, "the sites spoke to each other directly");
     tell(
-      `the relay saw ${tap.length} bytes of a request and an answer of ${2 * BODY_BYTES}, and none of their content`,
+      `the relay saw ${tap.length} bytes of channels and ${wire.length} bytes on its wire with legs, for requests and ` +
+        `answers of ${2 * BODY_BYTES} each, and none of their content`,
     );
 
     const found = await searchMemory(processesInGroup(mesh.server.pid), {
-      ...secrets,
+      ...first,
+      legPath: second.path,
+      legHost: second.host,
+      legBody: second.body,
       // What the server does know shows that its memory was read.
       known: mesh.url,
     });
@@ -62,6 +85,34 @@ labTest("the relay sees neither path nor host nor body of a request, on the wire
     assert.deepEqual([...found], [], "the server has these in its memory");
   });
 });
+
+/** Parts of a request that nobody on the way may read. */
+interface Secrets {
+  readonly path: string;
+  readonly host: string;
+  readonly body: string;
+}
+
+function newSecrets(): Secrets {
+  return {
+    path: `/orders-${crypto.randomUUID()}`,
+    host: `shop-${crypto.randomUUID()}.test`,
+    body: `card-${crypto.randomUUID()}`,
+  };
+}
+
+/** The secret of the body on every line. */
+function bodyOf(secrets: Secrets): string {
+  const line = `${secrets.body}\n`;
+  return line.repeat(Math.ceil(BODY_BYTES / line.length));
+}
+
+function assertBlind(recording: string, secrets: Secrets): void {
+  for (const [what, secret] of Object.entries(secrets)) {
+    assert.ok(!recording.includes(secret), `the relay has seen the ${what}`);
+    assert.ok(!recording.includes(latin1(Buffer.from(secret, "utf16le"))), `the relay has seen the ${what} as UTF-16`);
+  }
+}
 
 /** Which of the texts are anywhere in the writable memory of the processes, in either of the engine's two encodings. */
 async function searchMemory(pids: readonly number[], texts: Readonly<Record<string, string>>): Promise<Set<string>> {
