@@ -11,6 +11,7 @@ import { encodeClose, encodeHeader, FrameReader, MAX_WS_HEADER } from "../../lib
 import { decodeControl, encodeControl } from "../../lib/tunnel/control/message.ts";
 import { CHANNEL, CHANNEL_HEADER, encodeOpen, setChannel } from "../../lib/tunnel/relay/frames.ts";
 import { RelaySwitch } from "../../lib/tunnel/relay/switch.ts";
+import { generator, joined, mutated, type Random } from "./random.ts";
 
 const RUNS = Number(Deno.env.get("FUZZ_RUNS") ?? 10_000);
 const FIRST = Number(Deno.env.get("FUZZ_SEED") ?? 1);
@@ -67,8 +68,6 @@ fuzz("relay frames", (random) => {
   assert.equal(queuedBytes, 0);
 });
 
-type Random = (below: number) => number;
-
 function fuzz(name: string, run: (random: Random) => void): void {
   Deno.test(`T11: fuzz of ${name}: ${RUNS} inputs`, () => {
     for (let seed = FIRST; seed < FIRST + RUNS; seed++) {
@@ -92,42 +91,6 @@ function protocolOnly(run: () => void): boolean {
   }
 }
 
-/** mulberry32: small, fast, the same everywhere. */
-function generator(seed: number): Random {
-  let state = Math.imul(seed, 0x9e3779b1) >>> 0;
-  return (below) => {
-    state = (state + 0x6d2b79f5) >>> 0;
-    let t = Math.imul(state ^ (state >>> 15), state | 1);
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
-    return Math.floor(((t ^ (t >>> 14)) >>> 0) / 0x1_0000_0000 * below);
-  };
-}
-
-/** Changes, cuts, repeats or inserts a few bytes; leaves one input in eight as it is. */
-function mutated(random: Random, bytes: Uint8Array): Uint8Array {
-  let out = bytes;
-  for (let i = random(8); i > 0; i--) {
-    const at = random(out.length + 1);
-    switch (random(5)) {
-      case 0:
-        if (at < out.length) out[at] = random(256);
-        break;
-      case 1:
-        if (at < out.length) out[at]! ^= 1 << random(8);
-        break;
-      case 2:
-        out = out.slice(0, at);
-        break;
-      case 3:
-        out = joined(out.subarray(0, at), Uint8Array.from({ length: random(9) }, () => random(256)), out.subarray(at));
-        break;
-      default:
-        out = joined(out, out.subarray(at, at + random(40)));
-    }
-  }
-  return out;
-}
-
 function carrierBytes(random: Random): Uint8Array {
   const parts: Uint8Array[] = [];
   for (let i = random(4); i >= 0; i--) {
@@ -148,16 +111,6 @@ function relayFrame(random: Random): Uint8Array {
   setChannel(frame, random(9));
   for (let i = CHANNEL_HEADER; i < frame.length; i++) frame[i] = random(random(2) === 0 ? 4 : 256);
   return frame;
-}
-
-function joined(...parts: readonly Uint8Array[]): Uint8Array {
-  const all = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 class CountingPool extends BatchPool {
