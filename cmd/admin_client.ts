@@ -72,14 +72,15 @@ async function request(
 }
 
 async function notReachable(target: AdminTarget, socket: string): Promise<MeshError> {
-  try {
-    await Deno.stat(socket);
-  } catch (e) {
-    if (!(e instanceof Deno.errors.NotFound)) {
-      return new MeshError("NOT_ALLOWED", `${socket} cannot be opened by this user`, {
-        hint: "run as root, or join the group edgemesh",
-      });
-    }
+  // Asked of the socket itself: that it is there, a user sees who may not open it.
+  const closed = await Deno.connect({ transport: "unix", path: socket }).then(
+    (conn) => void conn.close(),
+    (e) => e instanceof Deno.errors.PermissionDenied,
+  );
+  if (closed) {
+    return new MeshError("NOT_ALLOWED", `${socket} cannot be opened by this user`, {
+      hint: socket.endsWith(".root.sock") ? "run as root" : "run as root, or join the group edgemesh",
+    });
   }
   const hint = target.role === "agent"
     ? "systemctl start edgemesh-agent, or: edgemesh agent --node-name NAME"

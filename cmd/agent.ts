@@ -8,7 +8,7 @@ import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
-import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
+import { notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
 import { DiskSnapshot } from "../lib/meta/disk.ts";
 import { openSnapshotFiles } from "../lib/meta/disk_files.ts";
@@ -29,18 +29,20 @@ import {
 } from "./agent_facts.ts";
 import { LanNodes } from "./lan_nodes.ts";
 import { ensureIdentity } from "./agent_join.ts";
-import { openMeshLink, watchHost } from "./agent_link.ts";
+import { type OpenMeshLink, openMeshLink, watchHost } from "./agent_link.ts";
 import { engineChoice } from "./agent_engine.ts";
 import { DnsModule } from "./agent_dns.ts";
 import { collectAgentMetrics } from "./agent_metrics.ts";
 import { agentRoutes } from "./agent_routes.ts";
 import { agentPaths, pathSockets } from "./agent_paths.ts";
+import { addAgentChecks } from "./agent_ready.ts";
 import { type AgentSockets, applySocketChoice, openSockets } from "./agent_sockets.ts";
 import { openRules } from "./agent_rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { spareBuffers } from "../lib/tunnel/spare_buffers.ts";
 import { makeTunnel, serversOf, type TunnelHandle } from "./agent_tunnel.ts";
 import {
+  announceReady,
   type DaemonFlags,
   openLog,
   ownedBy,
@@ -52,6 +54,7 @@ import {
 import { reloadOnHangup } from "./reload.ts";
 import { filesSource, isNamed, namedSource } from "./meta_sources.ts";
 import { startMetrics } from "./metrics_server.ts";
+import { noteResolver, rootHelps } from "./root_helps.ts";
 import { watchNativeProxy } from "./native_proxy.ts";
 import { openStateDir, type StateDir } from "./state_dir.ts";
 
@@ -66,6 +69,7 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
   prepareProcess(log);
   await using state = await openStateDir(config.stateDir, "agent");
   const identity = await ensureIdentity(config, state.files, log);
+  if (rootHelps()) await noteResolver(config);
   await using agent = await startAgent({ config, log, state, identity, setLogLevel: (level) => sink.level = level });
   reloadOnHangup({
     role: "agent",
@@ -75,9 +79,10 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
     config: () => agent.config,
     apply: (next) => agent.reconfigure(next),
   });
-  agent.readiness.whenReady().then(() => {
-    notifyReady(`node ${identity.node}`);
-    log.info("agent ready", { node: identity.node, ms: Math.round(systemClock.now()) });
+  announceReady(agent.readiness, {
+    log,
+    status: `node ${identity.node}`,
+    ready: () => log.info("agent ready", { node: identity.node, ms: Math.round(systemClock.now()) }),
   });
   const signal = await stopped;
   log.info("agent stops", { signal });
@@ -110,7 +115,7 @@ export interface RunningAgent extends AsyncDisposable {
   readonly sockets: AgentSockets;
   readonly tunnel: AgentTunnel;
   readonly readiness: Readiness;
-  readonly link: string;
+  readonly link: OpenMeshLink;
   readonly startedAt: number;
   /** Wall-clock time since when a server is connected, or none is. */
   modeSince: number;
@@ -124,8 +129,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
   const { config, log, state, identity } = parts;
   const clock = systemClock;
   const startedAt = clock.now();
-  const readiness = new Readiness();
+  const readiness = new Readiness(clock);
   await using stack = new AsyncDisposableStack();
+  stack.defer(() => readiness.close());
 
   let servers = serversOf(config, identity);
   await identity.retainRevocations(servers);
@@ -183,6 +189,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       cidrs,
       facts: () => facts,
       mesh: link.addresses,
+      ...(link.problem ? { noMesh: link.problem } : {}),
       stateDir: state.path,
     });
   let dns: DnsModule | undefined;
@@ -190,8 +197,6 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
 
   // Forwarding needs the tunnel and the tunnel needs forwarding: each reaches the other through these names.
   let forwarder: Forwarder | undefined;
-  const rulesWritten = config.forward.enabled ? readiness.task("kernel rules") : () => {};
-  const connectedOnce = store.snapshot.synced ? () => {} : readiness.task("metadata");
   const serverTried = config.tunnel.enabled ? readiness.task("a server") : () => {};
   const fast = engineChoice({ config, identity, loop: epoll, log: log.child("tunnel") });
   const makePaths = () =>
@@ -283,7 +288,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     },
     readiness,
     sockets,
-    link: link.name,
+    link,
     startedAt,
     modeSince: clock.wall(),
     facts,
@@ -306,6 +311,7 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 
+  addAgentChecks(running);
   // While metadata is switched off nobody keeps the layer: whoever follows it next begins with the policy of then.
   const revise = () => {
     guard.policy = guardPolicy(live, cidrs, vitalAddresses(servers));
@@ -318,10 +324,9 @@ export async function startAgent(parts: AgentParts): Promise<RunningAgent> {
       revise();
       void forwarder?.setFacts(facts);
     }
-    void forwarder?.update(store.snapshot).then(() => store.snapshot.synced && rulesWritten());
+    void forwarder?.update(store.snapshot).then(() => readiness.look());
   };
-  stack.defer(store.subscribe((snapshot) => {
-    if (snapshot.synced) connectedOnce();
+  stack.defer(store.subscribe(() => {
     disk.changed((explicit ?? source).status().from);
     refresh();
   }));

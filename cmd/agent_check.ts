@@ -86,7 +86,8 @@ function clusterDns({ store }: RunningAgent): readonly string[] {
 
 /** Routes of others to Service networks, and bridges that pods of this node are on, as they are now. */
 function hostLinks(agent: RunningAgent): Pick<AgentFacts, "foreignRoutes" | "podBridges"> {
-  const { config, identity, link, facts } = agent;
+  const { config, identity, facts } = agent;
+  const link = agent.link.name;
   const links = openLinks();
   try {
     const list = links.list();

@@ -11,6 +11,7 @@ import { explain, MeshError } from "../lib/errors.ts";
 import type { HostResolver } from "./host_resolver.ts";
 import type { NodeFacts } from "../lib/forward/facts.ts";
 import { writeAtomic } from "../lib/linux/files.ts";
+import { rootHelps } from "./root_helps.ts";
 import type { Logger } from "../lib/log.ts";
 import type { Loop } from "../lib/net.ts";
 import type { MetaStore } from "../lib/meta/store.ts";
@@ -25,8 +26,9 @@ export interface DnsModuleParts {
   readonly store: MetaStore;
   /** Networks of virtual addresses: unknown addresses in them have no name anywhere else. */
   readonly cidrs: readonly Cidr[];
-  /** Addresses of the mesh link. */
+  /** Addresses of the mesh link; none where it could not be made, and then the reason. */
   readonly mesh: readonly string[];
+  readonly noMesh?: { readonly text: string; readonly hint?: string };
   /** Folder for answers that outlive a restart. */
   readonly stateDir: string;
   facts(): NodeFacts;
@@ -101,7 +103,11 @@ export class DnsModule {
   }
 
   async #try(): Promise<void> {
-    const { config, loop, log, store, mesh, stateDir } = this.#parts;
+    const { config, loop, log, store, mesh, stateDir, noMesh } = this.#parts;
+    if (noMesh) {
+      this.#problem = noMesh;
+      return;
+    }
     const { DnsServer } = await import("../lib/dns/server.ts");
     try {
       this.#server = DnsServer.start({
@@ -118,7 +124,7 @@ export class DnsModule {
       if (this.#problem !== undefined) log.info("DNS listens now");
       this.#problem = undefined;
       // Only now: a host that asks us while nobody listens would have no names at all.
-      if (config.dns.integrate !== "off" && !this.#host) {
+      if (config.dns.integrate !== "off" && !this.#host && !rootHelps()) {
         const { HostResolver } = await import("./host_resolver.ts");
         this.#host = new HostResolver(config, log);
         await this.#host.apply(mesh);

@@ -2,7 +2,8 @@
 import { type Cidr, cidrText, familyOf } from "../lib/addr.ts";
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import { openLinks } from "../lib/linux/link_table.ts";
+import { explain, MeshError } from "../lib/errors.ts";
+import { type LinkTable, openLinks } from "../lib/linux/link_table.ts";
 import { watchNetwork } from "../lib/linux/links.ts";
 import type { EpollLoop } from "../lib/linux/loop.ts";
 import { ensureMeshLink, removeMeshLink, routeServices } from "../lib/linux/mesh_link.ts";
@@ -19,11 +20,34 @@ export interface OpenMeshLink extends AsyncDisposable {
   readonly addresses: readonly string[];
   /** Service networks that other routes of this host lead elsewhere. */
   readonly foreignRoutes: readonly string[];
+  /** Why there is no link; what needs none goes on. */
+  readonly problem?: Explained;
 }
 
-/** Makes the link, its addresses and the routes to virtual addresses. Throws KERNEL when the kernel refuses it. */
+/** What went wrong, and what to do about it. */
+type Explained = ReturnType<typeof explain>;
+
+/** Makes the link, its addresses and the routes to virtual addresses; or says why the kernel refuses that. */
 export function openMeshLink(config: AgentConfig, cidrs: readonly Cidr[], log: Logger): OpenMeshLink {
   const links = openLinks();
+  try {
+    return makeMeshLink(links, config, cidrs, log);
+  } catch (error) {
+    links.close();
+    if (!(error instanceof MeshError)) throw error;
+    const problem = explain(error);
+    log.error("There is no mesh link: no name and no Service is answered on this host; the tunnel goes on", problem);
+    return {
+      name: "none",
+      addresses: [],
+      foreignRoutes: [],
+      problem,
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    };
+  }
+}
+
+function makeMeshLink(links: LinkTable, config: AgentConfig, cidrs: readonly Cidr[], log: Logger): OpenMeshLink {
   const wanted = meshAddresses(config);
   const mesh = ensureMeshLink(links, { name: config.mesh.interface, addresses: wanted, log });
   const { foreign } = routeServices(links, mesh, cidrs);

@@ -182,7 +182,7 @@ function modules(agent: RunningAgent, forwardProblem: string | undefined): Modul
 function forwardModule({ forwarder, link, sockets }: RunningAgent, problem: string | undefined): ModuleStatus {
   if (!forwarder) return { name: "forward", state: "off", detail: "switched off in the configuration" };
   if (problem !== undefined) return { name: "forward", state: "degraded", detail: problem };
-  const detail = `rules by ${forwarder.status().backend}, mesh link ${link}`;
+  const detail = `rules by ${forwarder.status().backend}, mesh link ${link.name}`;
   const { without } = sockets;
   if (!without) return { name: "forward", state: "on", detail };
   return { name: "forward", state: "degraded", detail: `${detail}; ${without.why}: ${WITHOUT_FFI}` };

@@ -41,7 +41,12 @@ function sourceWarnings({ explicit }: RunningAgent): Warning[] {
   return [{ code: "NOT_SYNCED", text, hint: "edgemesh config show" }];
 }
 
-function moduleWarnings({ dns, config, sockets }: RunningAgent, forward: ForwardStatus | undefined): Warning[] {
+function moduleWarnings({ dns, config, link, sockets }: RunningAgent, forward: ForwardStatus | undefined): Warning[] {
+  if (link.problem) {
+    const { text, hint } = link.problem;
+    const what = `there is no mesh link, so this host has neither names nor Services of the mesh: ${text}`;
+    return [{ code: "KERNEL", text: what, ...(hint === undefined ? {} : { hint }) }];
+  }
   const out: Warning[] = [];
   const { without } = sockets;
   if (without && !without.chosen) {

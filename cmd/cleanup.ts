@@ -1,4 +1,5 @@
 /** `edgemesh cleanup`: removes what an agent left in the kernel, and with `--state` its identity. */
+import type { AgentConfig } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
 import { lockFile } from "../lib/linux/lock.ts";
 import { nullLogger } from "../lib/log.ts";
@@ -11,11 +12,8 @@ import { removeLeftMeshLink } from "./agent_link.ts";
 export async function cleanupCommand(flags: { config?: string; state?: boolean }): Promise<number> {
   const config = await readConfig("agent", flags.config === undefined ? {} : { config: flags.config });
   await refuseBesideAgent(config.stateDir);
-  const rules = openRules(config.forward.backend, nullLogger);
-  await rules.remove("all");
-  rules.close();
+  await removeLeft(config);
   await new HostResolver(config, nullLogger).undo();
-  removeLeftMeshLink(config);
   print(`removed kernel rules and the link ${config.mesh.interface}`);
   if (flags.state) {
     await Deno.remove(config.stateDir, { recursive: true }).catch((e) => {
@@ -24,6 +22,14 @@ export async function cleanupCommand(flags: { config?: string; state?: boolean }
     print(`removed ${config.stateDir}: this machine must join again`);
   }
   return 0;
+}
+
+/** Removes the rules, link and routes of an agent that does not run. */
+export async function removeLeft(config: AgentConfig): Promise<void> {
+  const rules = openRules(config.forward.backend, nullLogger);
+  await rules.remove("all");
+  rules.close();
+  removeLeftMeshLink(config);
 }
 
 /** A running agent would go on without its rules, and put back what it notices. Throws KERNEL. */

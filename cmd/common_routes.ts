@@ -12,7 +12,7 @@ export function commonRoutes(readiness: Readiness, setLogLevel: (level: LogLevel
       path: "/readyz",
       changes: false,
       handle: () => {
-        if (!readiness.ready) throw new MeshError("NOT_SYNCED", `Waiting for ${readiness.waitingFor.join(", ")}`);
+        if (!readiness.ready) throw new MeshError("NOT_SYNCED", `Waiting for ${readiness.waitingFor.join("; ")}`);
         return "ok\n";
       },
     },

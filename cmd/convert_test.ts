@@ -55,7 +55,7 @@ modules:
     enable: true
 `;
 
-Deno.test("convert: the original's agent configuration; what has no place is named line by line", () => {
+Deno.test("A38: convert: the original's agent configuration; what has no place is named line by line", () => {
   const { config, notes } = convertEdgeMesh(AGENT, "edgemesh-agent.yaml");
   assert.deepEqual(config, {
     metaServer: {
@@ -84,7 +84,7 @@ Deno.test("convert: the original's agent configuration; what has no place is nam
   ]);
 });
 
-Deno.test("convert: every key of the original's that the reference names has a rule", () => {
+Deno.test("A38: convert: every key of the original's that the reference names has a rule", () => {
   const gateway = `apiVersion: gateway.edgemesh.config.kubeedge.io/v1alpha1
 kind: EdgeMeshGateway
 pprofConfig: { enableProfiling: false }
@@ -104,7 +104,7 @@ modules:
   assert.match(old.notes[0]!.text, /no shared key/);
 });
 
-Deno.test("convert: a ConfigMap is looked into, with the lines of the file", () => {
+Deno.test("A38: convert: a ConfigMap is looked into, with the lines of the file", () => {
   const inner = "kind: EdgeMeshAgent\nmodules:\n  edgeTunnel:\n    psk: { enable: true }\n";
   const map = `apiVersion: v1
 kind: ConfigMap
@@ -116,7 +116,7 @@ ${inner.split("\n").map((line) => `    ${line}`).join("\n")}
   assert.equal(map.split("\n")[notes[0]!.line - 1]!.trim(), "psk: { enable: true }");
 });
 
-Deno.test("convert: a value that we refuse is named, and what is no configuration of theirs", () => {
+Deno.test("A38: convert: a value that we refuse is named, and what is no configuration of theirs", () => {
   const { notes } = convertEdgeMesh("kind: EdgeMeshAgent\ncommonConfig: { bridgeDeviceIP: nonsense }\n", "x");
   assert.match(notes.map((n) => `${n.path} ${n.text}`).join(), /mesh\.address must be an IP address/);
   for (const text of ["kind: Deployment", "- a", "a: [", ""]) {

@@ -2,11 +2,13 @@
 import { type AgentConfig, type Role, type ServerConfig } from "../lib/config.ts";
 import { type ConfigSources, loadConfig } from "../lib/config_load.ts";
 import { describe, MeshError } from "../lib/errors.ts";
-import { leadsOutside } from "../lib/file_reference.ts";
+import { leadsOutside, notReadable } from "../lib/file_reference.ts";
 import { systemClock } from "../lib/clock.ts";
 import { raiseFileLimit } from "../lib/linux/privileges.ts";
-import { notifyWatchdog } from "../lib/linux/process.ts";
+import { notifyReady, notifyStatus, notifyWatchdog } from "../lib/linux/process.ts";
 import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
+
+import type { Readiness } from "../lib/readiness.ts";
 
 /** Flags of `edgemesh agent` and `edgemesh server` as commander gives them. */
 export interface DaemonFlags {
@@ -68,7 +70,8 @@ export async function configSources(role: Role, flags: DaemonFlags): Promise<Con
     text = await Deno.readTextFile(name);
   } catch (e) {
     if (flags.config !== undefined || !(e instanceof Deno.errors.NotFound)) {
-      throw new MeshError("CONFIG_INVALID", `The configuration file ${name} cannot be read`, { cause: e });
+      throw notReadable(name, e) ??
+        new MeshError("CONFIG_INVALID", `The configuration file ${name} cannot be read`, { cause: e });
     }
   }
   const file = text === undefined ? {} : { file: { name, text } };
@@ -116,6 +119,38 @@ export function ownedBy<T extends AsyncDisposable>(started: T, stack: AsyncDispo
         log.warn("stopping was not clean", { error: describe(e) });
       }
     },
+  });
+}
+
+/** After this long a person who looks at the log wants to know what a start waits for. */
+const LATE_MS = 3000;
+
+/**
+ * Says that the process is ready, to systemd and by `ready`, as soon as it is; and until then what it waits for: at once to
+ * systemd, to the log when it takes long and when it changes.
+ */
+export function announceReady(
+  readiness: Readiness,
+  options: { readonly log: Logger; readonly status: string; ready(): void },
+): void {
+  const { log, status, ready } = options;
+  let said = "";
+  let cancel = () => {};
+  const late = () => {
+    const missing = readiness.waitingFor.join("; ");
+    if (missing !== said && missing !== "") {
+      log.warn("not ready yet", { waitingFor: missing });
+      notifyStatus(`waiting for ${missing}`);
+    }
+    said = missing;
+    cancel = systemClock.timer(LATE_MS, late);
+  };
+  if (!readiness.ready) notifyStatus(`waiting for ${readiness.waitingFor.join("; ")}`);
+  cancel = systemClock.timer(LATE_MS, late);
+  readiness.whenReady().then(() => {
+    cancel();
+    notifyReady(status);
+    ready();
   });
 }
 

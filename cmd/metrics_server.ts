@@ -39,7 +39,7 @@ export function startMetrics(options: MetricsServerOptions): AsyncDisposable {
         case "/readyz":
           return readiness.ready
             ? new Response("ok\n")
-            : new Response(`waiting for ${readiness.waitingFor.join(", ")}\n`, { status: 503 });
+            : new Response(readiness.waitingFor.map((what) => `waiting for ${what}\n`).join(""), { status: 503 });
         default:
           return new Response("", { status: 404 });
       }

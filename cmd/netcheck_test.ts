@@ -103,6 +103,7 @@ Deno.test("tables: services, endpoints and connections", () => {
     connections: 1,
     max: 8192,
     open: [{
+      protocol: "TCP",
       client: "10.244.1.2:40000",
       service: "shop/web:80",
       endpoint: "10.244.2.2:8080",
@@ -116,7 +117,10 @@ Deno.test("tables: services, endpoints and connections", () => {
     inbound: { ...counters, refused: { NOT_ALLOWED: 3 } },
     refused: { NO_SERVICE: 1 },
   });
-  assert.match(text, /10\.244\.1\.2:40000 +shop\/web:80 +10\.244\.2\.2:8080 +edge-2 +tunnel +1m1s +100 B +2\.0 kB/);
+  assert.match(
+    text,
+    /10\.244\.1\.2:40000 +shop\/web:80\/TCP +10\.244\.2\.2:8080 +edge-2 +tunnel +1m1s +100 B +2\.0 kB/,
+  );
   assert.match(text, /^1 of at most 8192/m);
   assert.match(text, /shop\/web:http +tunnel +1 +5 +2 +10 B +2\.0 kB/);
   assert.match(text, /refused here: 1 × NO_SERVICE\nrefused to other nodes: 3 × NOT_ALLOWED/);

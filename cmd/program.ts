@@ -116,6 +116,9 @@ Start here:
   outputs(program.command("version")).description("Version, commit and form of this executable")
     .action(async (flags) => done(await (await import("./version.ts")).versionCommand(flags)));
 
+  program.command("service-hook <when>", { hidden: true })
+    .action(async (when) => done(await (await import("./service_hook.ts")).serviceHookCommand(when)));
+
   program.command("lab-delay", { hidden: true }).allowUnknownOption().allowExcessArguments()
     .action(async (_flags, command: Command) =>
       done(await (await import("./lab_delay.ts")).labDelayCommand(command.args))

@@ -12,7 +12,7 @@ import { MAX_SERVER_BYTES, SERVER_JOIN_PATH, SERVER_SYNC_PATH } from "../lib/ide
 import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
-import { notifyReady, notifyStopping } from "../lib/linux/process.ts";
+import { notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout_server.ts";
 import type { AgentConnection } from "../lib/meta/fanout_server.ts";
@@ -26,6 +26,7 @@ import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
 import { startAdmin } from "./admin_server.ts";
 import {
+  announceReady,
   bootId,
   type DaemonFlags,
   openLog,
@@ -51,8 +52,11 @@ export async function serverCommand(flags: DaemonFlags): Promise<number> {
   await using state = await openStateDir(config.stateDir, "server");
   await using server = await startServer({ config, log, state, setLogLevel: (level) => sink.level = level });
   reloadOnHangup({ role: "server", flags, sink, log, config: () => server.config, apply: () => Promise.resolve() });
-  notifyReady(`serving ${server.url}`);
-  log.info("server ready", { url: server.url, pin: server.pin });
+  announceReady(server.readiness, {
+    log,
+    status: `serving ${server.url}`,
+    ready: () => log.info("server ready", { url: server.url, pin: server.pin }),
+  });
   const signal = await stopped;
   log.info("server stops", { signal });
   notifyStopping();
@@ -84,7 +88,8 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   const { config, log, state } = parts;
   const clock = systemClock;
   await using stack = new AsyncDisposableStack();
-  const readiness = new Readiness();
+  const readiness = new Readiness(clock);
+  stack.defer(() => readiness.close());
   const url = config.url ?? await defaultUrl(config.listen);
 
   const identity = await IdentityServer.open({
@@ -175,6 +180,11 @@ export async function startServer(parts: ServerParts): Promise<RunningServer> {
   for (const source of sources) {
     await source.start();
     stack.defer(() => source.stop());
+    // What was read once is served on while its source is away; with nothing at all agents would learn of no Service.
+    readiness.check("metadata", () => {
+      const { state, from, lastError } = source.status();
+      return state === "starting" ? lastError ?? `${from} is being read for the first time` : undefined;
+    });
   }
   if (sources.length === 0) {
     log.warn("no source of metadata is configured: agents will know no Services", {

@@ -74,6 +74,7 @@ async function createToken(server: RunningServer, body: unknown): Promise<Create
     expiresAt: new Date(record.expiresAt).toISOString(),
     url: server.url,
     pin: server.pin,
+    ...(server.config.installUrl === undefined ? {} : { installUrl: server.config.installUrl.replace(/\/$/, "") }),
   };
 }
 

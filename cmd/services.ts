@@ -80,7 +80,7 @@ export function connectionsTable(seen: ConnectionsSeen): string {
   ];
   const open = seen.open.map((c) => [
     c.client,
-    c.service,
+    `${c.service}/${c.protocol}`,
     c.endpoint,
     c.node ?? "-",
     c.way,

@@ -18,6 +18,8 @@ export interface CreatedToken {
   readonly expiresAt: string;
   readonly url: string;
   readonly pin: string;
+  /** Folder of the release that nodes are installed from, where the server knows it. */
+  readonly installUrl?: string;
 }
 
 export interface ListedToken {
@@ -72,18 +74,27 @@ export async function tokenRevoke(id: string, flags: { runDir: string }): Promis
   return 0;
 }
 
-/** The line to paste on the edge host, or on the new server's. The token travels by stdin: it appears in no process list. */
+/**
+ * What to paste on the new server's host, or on the edge host: the line that installs the agent as a service, and the one that only runs it. The token
+ * travels by environment or stdin: it appears in no process list.
+ */
 export function joinCommand(t: CreatedToken): string {
   if (t.role === "server") {
     return `# good once, until ${t.expiresAt}; on the new server's host, as root, with its own address:\n` +
       `echo ${t.token} | edgemesh server join --name ${t.node} --url wss://HOST --server ${t.url} --ca-pin ${t.pin} ` +
       "--token-file -";
   }
-  const name = t.node ?? "$(hostname -s)";
-  return `# good for ${
-    t.uses === 1 ? "one node" : `${t.uses} nodes`
-  } until ${t.expiresAt}; on the edge host, as root:\n` +
-    `echo ${t.token} | edgemesh agent --node-name ${name} --server ${t.url} --ca-pin ${t.pin} --token-file -`;
+  const agent = `--node-name ${t.node ?? "$(hostname -s)"} --server ${t.url} --ca-pin ${t.pin}`;
+  const install = t.installUrl === undefined
+    ? `EDGEMESH_TOKEN=${t.token} sh install.sh agent --from ./edgemesh ${agent}`
+    : `curl -fsSL ${t.installUrl}/install.sh | EDGEMESH_TOKEN=${t.token} sh -s - agent ${agent}`;
+  return [
+    `# good for ${t.uses === 1 ? "one node" : `${t.uses} nodes`} until ${t.expiresAt}; on the edge host, as root`,
+    t.installUrl === undefined ? "# as a service, with install.sh and the executable copied there:" : "# as a service:",
+    install,
+    "# in the foreground, where edgemesh is installed:",
+    `echo ${t.token} | edgemesh agent ${agent} --token-file -`,
+  ].join("\n");
 }
 
 /** `30m`, `1h`, `7d`, `90s` → seconds. */

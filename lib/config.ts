@@ -35,6 +35,9 @@ const nodeName = z.string().refine(isNodeName, {
   error: "must be one RFC 1123 label: a-z, 0-9 and '-', at most 63 characters, no '-' at either end",
 });
 const serverUrl = z.string().refine(isServerUrl, { error: "must be wss://HOST or wss://HOST:PORT" });
+const releaseUrl = z.string().regex(/^https:\/\/[A-Za-z0-9.:[\]-]+(\/[A-Za-z0-9._~/-]*)?$/, {
+  error: "must be https://HOST or https://HOST/FOLDER",
+});
 const proxyUrl = z.string().refine(isProxyUrl, { error: "must be auto, off or http://[user:password@]host:port" });
 /** host:port of a control address; a bare IP means port 443. */
 const trustDomain = z.string().regex(/^[a-z0-9._-]{1,255}$/, {
@@ -232,6 +235,9 @@ export const ServerConfig = z.strictObject({
   url: serverUrl.optional().describe(
     "Address that agents use, printed in join commands; default: wss:// and this host's first address",
   ),
+  installUrl: releaseUrl.optional().describe(
+    "Where a release is published: `edgemesh token create` prints the line that installs a node from there",
+  ),
   trustDomain: trustDomain.default("edgemesh").describe("Trust domain of the identities"),
   zone: zone.default("cluster.local").describe("DNS zone of the cluster, told to agents at their join"),
   stateDir: absolutePath.default("/var/lib/edgemesh/server").describe(
@@ -319,11 +325,6 @@ export function listPaths(role: Role): Set<string> {
     if (schema instanceof z.ZodArray || schema instanceof z.ZodTuple) out.add(path);
   });
   return out;
-}
-
-/** The paths among {@link configPaths} that name a file whose content is read. */
-export function filePaths(role: Role): string[] {
-  return configPaths(role).filter((path) => /(^|\.)kubeconfig$|File$/.test(path));
 }
 
 /** JSON Schema of a role's configuration file. */

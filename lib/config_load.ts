@@ -7,7 +7,6 @@ import {
   type AgentConfig,
   type ConfigIssue,
   configPaths,
-  filePaths,
   listPaths,
   nearest,
   parseConfig,
@@ -41,6 +40,7 @@ export function envName(path: string): string {
 const OTHER_ENV = new Set([
   "EDGEMESH_EXE",
   "EDGEMESH_RUNTIME_DIR",
+  "EDGEMESH_SERVICE_HOOK",
   "EDGEMESH_CACHE",
   "EDGEMESH_LAB",
   "EDGEMESH_SOCKET",
@@ -131,6 +131,11 @@ export function loadConfig(role: Role, sources: ConfigSources): LoadedConfig<Age
 export function problemLine({ path, problem, where }: ConfigProblem): string {
   if (path === undefined) return `${where === undefined ? "" : `${where}: `}${problem}`;
   return `${path} ${problem}${where === undefined ? "" : ` (${where})`}`;
+}
+
+/** The paths among {@link configPaths} that name a file whose content is read. */
+export function filePaths(role: Role): string[] {
+  return configPaths(role).filter((path) => /(^|\.)kubeconfig$|File$/.test(path));
 }
 
 function* outsideReferences(

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
-import { configPaths, filePaths, nearest, parseConfig } from "./config.ts";
-import { envName, loadConfig } from "./config_load.ts";
+import { configPaths, nearest, parseConfig } from "./config.ts";
+import { envName, filePaths, loadConfig } from "./config_load.ts";
 import { MeshError } from "./errors.ts";
 
 const none = { flags: {}, env: {} };

@@ -33,5 +33,17 @@ export function refuseOutside(path: string): void {
 /** The text of a file that a configuration names. Throws like {@link refuseOutside}, and what reading throws. */
 export async function readReferenced(path: string): Promise<string> {
   refuseOutside(path);
-  return await Deno.readTextFile(path);
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    throw notReadable(path, error) ?? error;
+  }
+}
+
+/** For a file that is there and closed to this user: the services are not root. */
+export function notReadable(path: string, error: unknown): MeshError | undefined {
+  if (!(error instanceof Deno.errors.PermissionDenied)) return undefined;
+  return new MeshError("CONFIG_INVALID", `The user ${Deno.uid()} may not read ${path}`, {
+    hint: `where the service's user is edgemesh: chgrp edgemesh ${path} && chmod g+r ${path}`,
+  });
 }

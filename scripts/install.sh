@@ -10,6 +10,9 @@ etc_dir=${INSTALL_EDGEMESH_ETC_DIR:-/etc/edgemesh}
 state_dir=${INSTALL_EDGEMESH_STATE_DIR:-/var/lib/edgemesh}
 ready_seconds=${INSTALL_EDGEMESH_READY_SECONDS:-60}
 bin=$bin_dir/edgemesh
+# Whom the services run as, where systemd runs them; and by what the uninstall knows that it was made here.
+user=edgemesh
+user_comment='edgemesh services'
 # This script itself, kept for the next upgrade and for the uninstall.
 kept_script=$bin_dir/edgemesh-install
 # Where this script was published; scripts/release.sh fills it in.
@@ -73,6 +76,43 @@ check_host() {
   if [ -n "$glibc" ] && [ "$(printf '%s\n%s\n' "$glibc" "$min_glibc" | sort -t. -k1,1n -k2,2n | head -n 1)" != "$min_glibc" ]; then
     die "This system has glibc $glibc; edgemesh needs $min_glibc or newer" "Debian 11, Ubuntu 20.04, RHEL 8 or newer"
   fi
+}
+
+# Makes the services' own user, once.
+make_user() {
+  have_systemd || return 0
+  ! getent passwd "$user" >/dev/null || return 0
+  if [ "$dry" = 1 ]; then
+    echo "would make the system user $user"
+    return 0
+  fi
+  command -v useradd >/dev/null 2>&1 ||
+    die "There is no useradd here to make the user $user, as whom the service runs" "the package passwd or shadow-utils; or make a system user $user by hand"
+  nologin=$(command -v nologin) || nologin=/bin/false
+  # An operator may have made the group already, for who may read the admin socket.
+  if getent group "$user" >/dev/null; then own_group="--gid $user"; else own_group=--user-group; fi
+  # shellcheck disable=SC2086 # two words
+  said=$(useradd --system $own_group --no-create-home --home-dir /nonexistent --shell "$nologin" --comment "$user_comment" "$user" 2>&1) ||
+    die "The user $user cannot be made ($said)" "useradd --system $user"
+}
+
+# Takes the user away if it was made here.
+remove_user() {
+  case $(getent passwd "$user") in *":$user_comment:"*) ;; *) return 0 ;; esac
+  act userdel "$user" || warn "the user $user could not be removed"
+}
+
+# A value of the environment file as it will be.
+setting_of() { sed -n "s/^$1=//p" "$work/env" | tr -d "'"; }
+
+# Gives the service's files to its user; those of an earlier install were root's. Where root runs it, they stay root's.
+give_to_user() {
+  have_systemd || return 0
+  act chown -R "$user:" "$state_dir/$role"
+  # What the service reads, and an operator has closed to all but root.
+  for file in "$etc_dir/$role.yaml" "$(setting_of EDGEMESH_KUBECONFIG)"; do
+    case $file in "$etc_dir"/*) if [ -f "$file" ]; then act chgrp "$user" "$file" && act chmod g+r "$file"; fi ;; esac
+  done
 }
 
 have_systemd() { [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; }
@@ -257,12 +297,19 @@ install_role() {
     info "installed $bin ($version)"
   fi
   keep_script
+  make_user
+  was_owner=$(stat -c %U "$state_dir/$role" 2>/dev/null) || was_owner=root
   act mkdir -p "$etc_dir" "$state_dir/$role"
-  act chmod 700 "$state_dir" "$state_dir/$role"
+  act chmod 755 "$state_dir"
+  act chmod 700 "$state_dir/$role"
+  # A folder that is named and missing would keep the service from being ready.
+  manifests=$(setting_of EDGEMESH_MANIFESTS)
+  case $manifests in "$etc_dir"/*) [ -d "$manifests" ] || act mkdir -p -m 755 "$manifests" ;; esac
   put "$work/env" "$etc_dir/$role.env" 600
   make_unit >"$work/unit"
   act mkdir -p "$unit_dir"
   put "$work/unit" "$unit_dir/edgemesh-$role.service" 644
+  give_to_user
   start_unit
 }
 
@@ -294,7 +341,7 @@ put() { # new, place, mode
 
 make_unit() {
   caps=CAP_NET_BIND_SERVICE
-  [ "$role" = server ] || caps="CAP_NET_ADMIN CAP_NET_BIND_SERVICE CAP_NET_RAW"
+  [ "$role" = server ] || caps="CAP_NET_ADMIN CAP_NET_BIND_SERVICE"
   cat <<EOF
 [Unit]
 Description=edgemesh $role
@@ -306,7 +353,14 @@ StartLimitIntervalSec=0
 [Service]
 Type=notify
 NotifyAccess=main
+User=$user
+Group=$user
+AmbientCapabilities=$caps
 EnvironmentFile=-$etc_dir/$role.env
+# Where the executable keeps what it may keep of its own.
+Environment=XDG_CACHE_HOME=/var/cache/edgemesh
+# As root: a restored backup, or a start by hand, may have left files of root's.
+ExecStartPre=+/bin/chown -R $user: $state_dir/$role
 ExecStart=$bin $role
 ExecReload=/bin/kill -HUP \$MAINPID
 Restart=always
@@ -323,8 +377,10 @@ LimitNOFILE=65536
 LimitCORE=0
 RuntimeDirectory=edgemesh
 RuntimeDirectoryPreserve=yes
-StateDirectory=edgemesh
+StateDirectory=edgemesh/$role
 StateDirectoryMode=0700
+CacheDirectory=edgemesh
+CacheDirectoryMode=0700
 UMask=0077
 CapabilityBoundingSet=$caps
 NoNewPrivileges=yes
@@ -350,24 +406,22 @@ SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 # No MemoryDenyWriteExecute: the JavaScript engine compiles at run time.
 EOF
-  if [ "$state_dir" != /var/lib/edgemesh ]; then echo "ReadWritePaths=$state_dir"; fi
-  # The admin sockets belong to this group where it exists; only a member may give them to it.
-  if grep -q '^edgemesh:' /etc/group 2>/dev/null; then echo "SupplementaryGroups=edgemesh"; fi
-  if [ "$role" = agent ] && integrates; then
-    echo "# dns.integrate: resolv.conf is edited where it lies, and other programs replace it by a rename."
-    echo "ReadWritePaths=/etc"
+  if [ "$state_dir" != /var/lib/edgemesh ]; then echo "ReadWritePaths=$state_dir/$role"; fi
+  if [ "$role" = agent ]; then
+    cat <<EOF
+# What the agent's user may not, root does around it: dns.integrate's change of the host's resolver, made when the agent
+# answers and taken back when it ends in whatever way; and taking away what an agent left that is not started again.
+Environment=EDGEMESH_SERVICE_HOOK=1
+ExecStartPost=+/bin/sh -c 'test ! -e /run/edgemesh/agent.resolver || exec $bin service-hook started'
+ExecReload=+/bin/sh -c 'test ! -e /run/edgemesh/agent.resolver || exec $bin service-hook reloaded'
+ExecStopPost=+/bin/sh -c 'case \$\$SERVICE_RESULT/\$\$EXIT_STATUS in timeout/*|exit-code/2) ;; *) test -e /run/edgemesh/agent.resolver || exit 0 ;; esac; exec $bin service-hook stopped'
+EOF
   fi
   cat <<EOF
 
 [Install]
 WantedBy=multi-user.target
 EOF
-}
-
-# Whether this host's own resolver is to be changed.
-integrates() {
-  sed -n "s/^EDGEMESH_DNS_INTEGRATE=//p" "$work/env" | tr -d "'" | grep -qE '^(auto|file)$' ||
-    grep -qE '^ +integrate: *"?(auto|file)' "$etc_dir/agent.yaml" 2>/dev/null
 }
 
 start_unit() {
@@ -394,7 +448,8 @@ start_unit() {
     ready) info "edgemesh-$role is ready; look with: edgemesh status" ;;
     waiting)
       [ "$was" != active ] || roll_back "was not ready after $ready_seconds s"
-      warn "edgemesh-$role runs, but is not ready after $ready_seconds s; look with: edgemesh check"
+      status=$(property StatusText)
+      warn "edgemesh-$role runs, but is not ready after $ready_seconds s${status:+ ($status)}; look with: edgemesh check"
       ;;
     *)
       [ "$was" != active ] || roll_back "does not start"
@@ -406,6 +461,9 @@ start_unit() {
   [ "$role" = agent ] || other=agent
   if [ "$binary_changed" = 1 ] && systemctl --quiet is-active "edgemesh-$other" 2>/dev/null; then
     info "edgemesh-$other still runs the executable from before; systemctl restart edgemesh-$other"
+  fi
+  if [ -f "$unit_dir/edgemesh-$other.service" ] && ! grep -q '^User=' "$unit_dir/edgemesh-$other.service"; then
+    warn "edgemesh-$other still runs as root, from a unit of before; edgemesh-install $other gives it to the user $user"
   fi
 }
 
@@ -446,6 +504,12 @@ roll_back() { # what is wrong with the new one
   if [ -f "$work/$role.env.old" ]; then mv "$work/$role.env.old" "$etc_dir/$role.env"; fi
   if [ -f "$work/edgemesh-$role.service.old" ]; then mv "$work/edgemesh-$role.service.old" "$unit_dir/edgemesh-$role.service"; fi
   systemctl daemon-reload
+  # A unit from before there was a user cannot read what is another's: it has no right to.
+  if ! grep -q "^User=" "$unit_dir/edgemesh-$role.service"; then
+    systemctl stop "edgemesh-$role"
+    chown -R "$was_owner:" "$state_dir/$role"
+    [ ! -d /run/edgemesh ] || chown -R root: /run/edgemesh
+  fi
   restart_unit
   now=$(outcome)
   [ "$now" = ready ] || die "The new edgemesh-$role $1, and the one before is $now, too" "journalctl -u edgemesh-$role"
@@ -478,7 +542,11 @@ uninstall() {
   if have_systemd; then act systemctl daemon-reload; fi
   if [ ! -f "$unit_dir/edgemesh-agent.service" ] && [ ! -f "$unit_dir/edgemesh-server.service" ]; then
     act rm -f "$bin" "$bin.previous" "$kept_script"
-    act rm -rf /var/lib/edgemesh/runtime /run/edgemesh /run/edgemesh-runtime /dev/shm/edgemesh-runtime
+    act rm -rf /var/lib/edgemesh/runtime /var/cache/edgemesh /run/edgemesh /run/edgemesh-runtime /dev/shm/edgemesh-runtime
+    # What stays must not become the next user's of that number.
+    [ ! -d "$state_dir" ] || act chown -R root: "$state_dir"
+    remove_user
+    act rmdir "$etc_dir/manifests" 2>/dev/null || true
     act rmdir "$etc_dir" 2>/dev/null || true
     act rmdir "$state_dir" 2>/dev/null || true
   fi
@@ -545,6 +613,10 @@ main() {
   settings_from_environment
   find_executable
   check_executable
+  # From where this server came, its nodes can come.
+  case $role:$release:$from in
+    server:https://*:"$bin" | server:https://*:"$download") printf '%s\n' "$settings" | grep -q '^EDGEMESH_INSTALL_URL=' || setting EDGEMESH_INSTALL_URL "$release" ;;
+  esac
   # The token is kept in a file only the service can read, until the join has deleted it.
   kept=$state_dir/$role/join-token
   if [ -n "$token_file${EDGEMESH_TOKEN:-}" ]; then setting EDGEMESH_TOKEN_FILE "$kept"; fi
@@ -562,7 +634,8 @@ keep_token() {
   esac >"$work/token"
   [ -s "$work/token" ] || die "The token is empty" "the token from 'edgemesh token create'"
   mkdir -p "$state_dir/$role"
-  chmod 700 "$state_dir" "$state_dir/$role"
+  chmod 755 "$state_dir"
+  chmod 700 "$state_dir/$role"
   (umask 077 && cat "$work/token" >"$kept")
   case $token_file in '' | -) ;; *) rm -f "$token_file" ;; esac
 }

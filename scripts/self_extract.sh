@@ -1,8 +1,10 @@
 #!/bin/sh
 # edgemesh @VERSION@ (@COMMIT@, @TARGET@): one file. Behind this text is an archive with the runtime and the program; it is
-# unpacked once into a folder that only you can write, named by its hash, and started from there ever after.
+# unpacked once into a folder that only you can write, named by its hash, and started from there ever after. What root has
+# unpacked all may use: the services do, which are not root.
 set -eu
 umask 077
+me=$(id -u)
 hash=@HASH@
 skip=@SKIP@
 
@@ -11,9 +13,24 @@ fail() {
   exit 1
 }
 
-# The folder itself must be ours and closed to others: whoever can write there would run code as us.
+# The folder itself must be ours or root's, and nobody else's to write: whoever can write there would run code as us.
 closed() {
-  [ -d "$1" ] && [ ! -L "$1" ] && [ -O "$1" ] && case $(stat -c %a "$1") in 700) true ;; *) false ;; esac
+  [ -d "$1" ] && [ ! -L "$1" ] && case $(stat -c %u:%a "$1") in "$me:700" | 0:700 | 0:755) true ;; *) false ;; esac
+}
+
+# Whether this version is in a folder.
+unpacked() { [ -x "$1/$hash/edgemesh" ] && closed "$1" && closed "$1/$hash"; }
+
+# Where the compiled code of earlier starts is kept: with the program; or, where that is root's, with its user.
+cache_of() {
+  cache=$1/cache
+  if [ -w "$1" ]; then return; fi
+  of_user=${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/edgemesh-cache
+  cache=$of_user/${1##*/}
+  if closed "$of_user" && [ -d "$cache" ]; then return; fi
+  # That of other versions only takes room.
+  rm -rf "$of_user" 2>/dev/null || true
+  mkdir -p "$cache" 2>/dev/null || true
 }
 
 # Remembers why a folder was not taken.
@@ -28,7 +45,9 @@ run() {
   export EDGEMESH_EXE
   # Settings for other programs of the user's shell.
   unset NODE_OPTIONS DENO_V8_FLAGS DENO_COMPAT DENO_CONDITIONS
-  export DENO_DIR="$1/cache" DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
+  umask 077
+  cache_of "$1"
+  export DENO_DIR="$cache" DENO_NO_UPDATE_CHECK=1 DENO_NO_PROMPT=1
   # One heap of the C library for all threads: all but one hardly allocate, and heaps of their own keep 2 MB that nobody uses.
   export MALLOC_ARENA_MAX=1
   # Held as long as the program runs, and seen from every container that shares the folder: nobody removes it meanwhile.
@@ -40,17 +59,20 @@ run() {
   exec "$exe" run --quiet --no-config --no-lock --no-remote --no-npm --allow-all @V8FLAGS@ "$main" "$@"
 }
 
-if [ "$(id -u)" = 0 ]; then
+if [ "$me" = 0 ]; then
   set -- "/var/lib/edgemesh/runtime" "/run/edgemesh-runtime" "/dev/shm/edgemesh-runtime" -- "$@"
 else
-  set -- "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/edgemesh-runtime" "/dev/shm/edgemesh-runtime-$(id -u)" -- "$@"
+  for base in /var/lib/edgemesh/runtime /run/edgemesh-runtime /dev/shm/edgemesh-runtime; do
+    if [ -z "${EDGEMESH_RUNTIME_DIR:-}" ] && unpacked "$base"; then run "$base/$hash" "$@"; fi
+  done
+  set -- "${XDG_CACHE_HOME:-${HOME:-/nonexistent}/.cache}/edgemesh-runtime" "/dev/shm/edgemesh-runtime-$me" -- "$@"
 fi
 [ -z "${EDGEMESH_RUNTIME_DIR:-}" ] || set -- "$EDGEMESH_RUNTIME_DIR" "$@"
 
 # First pass: already unpacked somewhere.
 places=
 while [ "$1" != -- ]; do
-  if [ -x "$1/$hash/edgemesh" ] && closed "$1" && closed "$1/$hash"; then
+  if unpacked "$1"; then
     found=$1/$hash
     while [ "$1" != -- ]; do shift; done
     shift
@@ -63,6 +85,7 @@ done
 shift
 
 # Second pass: unpack into the first folder that takes files and lets them run.
+[ "$me" != 0 ] || umask 022
 intact || fail "The file $0 is damaged" "copy or download it again"
 tried=
 old_ifs=$IFS
@@ -73,6 +96,8 @@ for base in $places; do
   mkdir -p "$(dirname "$base")" 2>/dev/null || { why "$base" "cannot be made"; continue; }
   mkdir "$base" 2>/dev/null || true
   if [ ! -d "$base" ]; then why "$base" "cannot be made"; continue; fi
+  # Of an earlier version of this script, which let nobody else in.
+  if [ "$me" = 0 ] && [ "$base" != "${EDGEMESH_RUNTIME_DIR:-}" ] && closed "$base"; then chmod 755 "$base" 2>/dev/null || true; fi
   if ! closed "$base"; then why "$base" "not ours alone: others can write there"; continue; fi
   tmp=$base/.tmp.$$
   rm -rf "$tmp"
@@ -104,7 +129,7 @@ for base in $places; do
   mv -T "$tmp" "$base/$hash" 2>/dev/null || true
   rm -rf "$tmp"
   trap - EXIT INT TERM HUP
-  if [ -x "$base/$hash/edgemesh" ] && closed "$base/$hash"; then run "$base/$hash" "$@"; fi
+  if unpacked "$base"; then run "$base/$hash" "$@"; fi
   why "$base" "was changed while unpacking"
 done
 fail "No folder to unpack into; tried:$tried" "set EDGEMESH_RUNTIME_DIR to a folder of yours with mode 0700, on a disk that allows programs"

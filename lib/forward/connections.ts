@@ -14,12 +14,13 @@ export interface Tracked {
   seen?(): SeenConnection | undefined;
 }
 
-/** One open connection, for people. */
+/** One open connection, or UDP flow, for people. */
 export interface SeenConnection {
   /** The client's address, or the node it came from through the tunnel. */
   readonly client: string;
   /** `namespace/service:port`. */
   readonly service: string;
+  readonly protocol: "TCP" | "UDP";
   readonly endpoint: string;
   /** Node of the endpoint, where it has one. */
   readonly node?: string;

@@ -138,6 +138,7 @@ class InboundStream implements Tracked, PipeOwner {
     return {
       client: `node ${from.node}`,
       service: `${target.namespace}/${target.service}:${target.port}`,
+      protocol: "TCP",
       endpoint: hostPort(this.#dial),
       way: "inbound",
       ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
@@ -201,10 +202,13 @@ const idle: StreamHandler = { onOpen() {}, onReadable() {}, onWritable() {}, onC
 
 /** A flow from another node: one socket of our own per flow, so that answers find their way back. */
 class InboundFlow implements Tracked {
-  bytes = 0;
+  #bytesOut = 0;
+  #bytesIn = 0;
   readonly halfClosed = false;
   readonly idleMs: number;
   readonly target: ServiceTarget;
+  readonly #from: string;
+  readonly #started: number;
   readonly #deps: IncomingDeps;
   readonly #flow: DatagramFlow;
   readonly #socket: UdpSocket;
@@ -218,6 +222,8 @@ class InboundFlow implements Tracked {
     this.#to = dial;
     this.#onEnd = onEnd;
     this.target = incoming.target;
+    this.#from = incoming.from.node;
+    this.#started = deps.clock.now();
     this.idleMs = deps.udpIdleMs;
     const wildcard = dial.ip.includes(":") ? "::" : "0.0.0.0";
     this.#socket = deps.loop.bindUdp(
@@ -233,6 +239,24 @@ class InboundFlow implements Tracked {
     deps.connections.add(this);
   }
 
+  get bytes(): number {
+    return this.#bytesOut + this.#bytesIn;
+  }
+
+  seen(): SeenConnection {
+    const { namespace, service, port } = this.target;
+    return {
+      client: `node ${this.#from}`,
+      service: `${namespace}/${service}:${port}`,
+      protocol: "UDP",
+      endpoint: hostPort(this.#to),
+      way: "inbound",
+      ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
+      bytesOut: this.#bytesOut,
+      bytesIn: this.#bytesIn,
+    };
+  }
+
   reset(code: ReasonCode): void {
     if (this.#over) return;
     this.#flow.close(code);
@@ -240,7 +264,7 @@ class InboundFlow implements Tracked {
   }
 
   #ask(bytes: Uint8Array, length: number): void {
-    this.bytes += length;
+    this.#bytesOut += length;
     this.#deps.counters.inbound.bytesOut += length;
     this.#socket.send(bytes, length, this.#to);
   }
@@ -248,7 +272,7 @@ class InboundFlow implements Tracked {
   #answer(bytes: Uint8Array, length: number, from: IpPort): void {
     // An unconnected socket hears anybody; only the endpoint is answered for.
     if (from.ip !== this.#to.ip || from.port !== this.#to.port) return;
-    this.bytes += length;
+    this.#bytesIn += length;
     this.#deps.counters.inbound.bytesIn += length;
     this.#flow.send(bytes, length);
   }

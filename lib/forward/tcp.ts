@@ -163,6 +163,7 @@ class Connection implements Tracked, StreamHandler, PipeOwner {
     return {
       client: hostPort(this.#client),
       service: `${port.namespace}/${port.service}:${port.port}`,
+      protocol: "TCP",
       endpoint: hostPort(slot.endpoint),
       ...(slot.node === undefined ? {} : { node: slot.node }),
       way: slot.way,

@@ -1,9 +1,10 @@
 /** The datagrams between one client and one endpoint of a Service. */
+import { hostPort } from "../addr.ts";
 import type { Clock } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import type { Logger } from "../log.ts";
 import type { DatagramDialer, DatagramFlow, IpPort, Loop, UdpSocket } from "../net.ts";
-import type { Connections, Tracked } from "./connections.ts";
+import type { Connections, SeenConnection, Tracked } from "./connections.ts";
 import type { Counters, WayCounters } from "./counters.ts";
 import type { NodeFacts } from "./facts.ts";
 import type { Picker } from "./picker.ts";
@@ -31,7 +32,8 @@ export interface FlowOf {
 }
 
 export class UdpFlow implements Tracked {
-  bytes = 0;
+  #bytesOut = 0;
+  #bytesIn = 0;
   readonly halfClosed = false;
   readonly idleMs: number;
   readonly slot: Slot;
@@ -39,6 +41,7 @@ export class UdpFlow implements Tracked {
   readonly #of: FlowOf;
   readonly #way: WayCounters;
   readonly #onEnd: () => void;
+  readonly #started: number;
   readonly #out: DatagramFlow;
   #over = false;
   #answered = false;
@@ -50,6 +53,7 @@ export class UdpFlow implements Tracked {
     this.slot = of.slot;
     this.idleMs = deps.idleMs;
     this.#onEnd = onEnd;
+    this.#started = deps.clock.now();
     this.#way = deps.counters.of(of.port.id).ways[of.slot.way === "tunnel" ? "tunnel" : "proxy"];
     this.#out = of.slot.way === "tunnel" ? this.#throughTunnel() : this.#fromHere();
     this.#way.opened++;
@@ -57,9 +61,28 @@ export class UdpFlow implements Tracked {
     deps.connections.add(this);
   }
 
+  get bytes(): number {
+    return this.#bytesOut + this.#bytesIn;
+  }
+
+  seen(): SeenConnection {
+    const { port, client, slot } = this.#of;
+    return {
+      client: hostPort(client),
+      service: `${port.namespace}/${port.service}:${port.port}`,
+      protocol: "UDP",
+      endpoint: hostPort(slot.endpoint),
+      ...(slot.node === undefined ? {} : { node: slot.node }),
+      way: slot.way,
+      ageSeconds: Math.floor((this.#deps.clock.now() - this.#started) / 1000),
+      bytesOut: this.#bytesOut,
+      bytesIn: this.#bytesIn,
+    };
+  }
+
   send(bytes: Uint8Array, length: number): void {
     if (this.#over) return;
-    this.bytes += length;
+    this.#bytesOut += length;
     this.#way.bytesOut += length;
     this.#out.send(bytes, length);
   }
@@ -105,7 +128,7 @@ export class UdpFlow implements Tracked {
   #answer(bytes: Uint8Array, length: number): void {
     if (this.#over) return;
     this.#answered = true;
-    this.bytes += length;
+    this.#bytesIn += length;
     this.#way.bytesIn += length;
     this.#of.socket.send(bytes, length, this.#of.client);
   }

@@ -60,6 +60,11 @@ export function notifyReady(status: string, socket = managerSocket()): void {
   notify(socket, `READY=1\nSTATUS=${status}`);
 }
 
+/** One line for `systemctl status` while the service is not ready. */
+export function notifyStatus(status: string, socket = managerSocket()): void {
+  notify(socket, `STATUS=${status.replaceAll("\n", " ")}`);
+}
+
 /** Tells systemd that the service began to stop. */
 export function notifyStopping(socket = managerSocket()): void {
   notify(socket, "STOPPING=1");

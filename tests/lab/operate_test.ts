@@ -1,7 +1,9 @@
 /** The operating commands of the built executable on a mesh that works, and on what does not. */
 import assert from "node:assert/strict";
 import type { ExecResult } from "../../lib/lab/exec.ts";
+import { startEcho } from "../../lib/lab/backends.ts";
 import { until } from "../../lib/lab/exec.ts";
+import { serviceYaml } from "../../lib/lab/mesh.ts";
 import type { LabNode } from "../../lib/lab/node.ts";
 import { startAll, tell, webService, withMesh } from "./fixture.ts";
 import { labTest } from "./support.ts";
@@ -83,6 +85,15 @@ labTest("operating commands: check, ping, netcheck, config, bundle, reload", asy
       assert.match(wrong.stderr, /^error: There is no Service or node wep\.default here; try: default\/web/);
     });
 
+    await t.step("colours on a terminal only, and not where NO_COLOR asks for none", async () => {
+      const line = `${node.command.join(" ")} check`;
+      const onTerminal = async (env: Record<string, string>) =>
+        (await node.host.exec(["script", "-qec", line, "/dev/null"], { env: { TERM: "xterm", ...env } })).stdout;
+      assert.ok((await onTerminal({})).includes("\x1b[32m√"));
+      assert.ok(!(await onTerminal({ NO_COLOR: "1" })).includes("\x1b"));
+      assert.ok(!(await node.run(["check"])).stdout.includes("\x1b"));
+    });
+
     await t.step("services, endpoints, connections, netcheck", async () => {
       assert.match(await out(node, ["services"]), /default +web +10\.96\.0\.10 +80\/TCP +2 +1 kernel, 1 tunnel/);
       assert.match(await out(node, ["endpoints", "web.default"]), /edge-2 +tunnel /);
@@ -100,15 +111,43 @@ labTest("operating commands: check, ping, netcheck, config, bundle, reload", asy
       // Two of them, because one of the two endpoints is here and reached by the kernel alone.
       const hold = ["sh", "-c", `sleep 20 | socat - TCP4:${WEB}:80`];
       const held = await Promise.all([1, 2].map((n) => pod.host.start(`hold${n}`, hold)));
-      const line = /^10\.244\.1\.\d+:\d+ +default\/web:80 +10\.244\.2\.\d+:8080 +edge-2 +tunnel +\d+s +0 B +0 B$/m;
+      const line = /^10\.244\.1\.\d+:\d+ +default\/web:80\/TCP +10\.244\.2\.\d+:8080 +edge-2 +tunnel +\d+s +0 B +0 B$/m;
       await until("the connection to be listed", async () => line.test(await out(node, ["connections"])) || undefined)
         .catch(async (error) => {
           tell(await out(node, ["connections"]));
           throw error;
         });
       const far = await out(topology.node("edge-2"), ["connections"]);
-      assert.match(far, /^node edge-1 +default\/web:80 +10\.244\.2\.\d+:8080 +- +inbound +\d+s/m);
+      assert.match(far, /^node edge-1 +default\/web:80\/TCP +10\.244\.2\.\d+:8080 +- +inbound +\d+s/m);
       await Promise.all(held.map((process) => process.kill()));
+    });
+
+    await t.step("connections: UDP flows, too, on both nodes", async () => {
+      const back = topology.pod("edge-2-pod-1");
+      const endpoints = [{ ip: back.ip, node: "edge-2" }];
+      const udp = {
+        name: "echo",
+        clusterIP: "10.96.0.12",
+        port: 5000,
+        targetPort: 5001,
+        protocol: "UDP",
+        endpoints,
+      } as const;
+      await mesh.writeManifest("echo.yaml", serviceYaml(udp));
+      await startEcho(back.host, { port: 5001, protocol: "udp" });
+      const talk = ["sh", "-c", "while sleep 0.2; do echo hello; done | socat -T 20 - UDP4:10.96.0.12:5000"];
+      const talker = await topology.pod("edge-1-pod-1").host.start("talk", talk);
+      const line =
+        /^10\.244\.1\.\d+:\d+ +default\/echo:5000\/UDP +10\.244\.2\.\d+:5001 +edge-2 +tunnel +\d+s +[1-9]\d* B +[1-9]\d* B$/m;
+      await until(
+        "the flow to be listed, with bytes both ways",
+        async () => line.test(await out(node, ["connections"])) || undefined,
+      );
+      const far = await out(topology.node("edge-2"), ["connections"]);
+      assert.match(far, /^node edge-1 +default\/echo:5000\/UDP +10\.244\.2\.\d+:5001 +- +inbound +\d+s +[1-9]/m);
+      const { open } = JSON.parse(await out(node, ["connections", "-o", "json"])) as { open: { protocol: string }[] };
+      assert.ok(open.some(({ protocol }) => protocol === "UDP"));
+      await talker.kill();
     });
 
     await t.step("config: every problem with its line, origins, a schema", async () => {

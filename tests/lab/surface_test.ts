@@ -156,6 +156,15 @@ labTest("what agent and server show, to whom, and no secret in it", async (t) =>
 });
 
 const METRICS_OF_AGENT = [
+  "edgemesh_ready",
+  "edgemesh_connections_total",
+  "edgemesh_connection_bytes_total",
+  "edgemesh_dial_failures_total",
+  "edgemesh_peer_path",
+  "edgemesh_peer_rtt_seconds",
+  "edgemesh_dns_responses_total",
+  "edgemesh_rules_last_sync_seconds",
+  "edgemesh_memory_private_bytes",
   "edgemesh_peer_carriers_total",
   "edgemesh_punch_rounds_total",
   "edgemesh_connect_duration_seconds",

@@ -3,18 +3,30 @@
  * defaults, ready by notification, confined, restarted when they hang or die, upgraded, rolled back, taken away.
  */
 import assert from "node:assert/strict";
-import { pause, systemClock } from "../../lib/clock.ts";
+import { pause } from "../../lib/clock.ts";
 import { until } from "../../lib/lab/exec.ts";
 import type { JoinToken } from "../../lib/lab/mesh.ts";
 import { SERVER_ADDRESSES } from "../../lib/lab/topology.ts";
-import type { Systemd } from "../../lib/lab/systemd.ts";
 import { allowed, tell, webService, withMesh } from "./fixture.ts";
 import { longLabTest } from "./support.ts";
-import { bootNode, EXE, filesOf, install, kernelOf } from "./systemd_fixture.ts";
+import {
+  bootNode,
+  confined,
+  difference,
+  EXE,
+  filesOf,
+  identityOf,
+  INSTALL,
+  install,
+  kernelOf,
+  replaced,
+  replacedBy,
+} from "./systemd_fixture.ts";
+import { releaseSteps } from "./systemd_release.ts";
+import { ownUserSteps } from "./systemd_user.ts";
 
 const URL_ = `wss://${SERVER_ADDRESSES[0]}`;
 const VIRTUAL = "10.96.0.10";
-const CAPS = { agent: 0x3400n, server: 0x400n } as const;
 
 longLabTest("systemd: the life of server and agent as its services, from install to uninstall", async (t) => {
   await withMesh({ sites: [{ nat: "cone" }], cloud: "none" }, async (mesh) => {
@@ -153,62 +165,48 @@ longLabTest("systemd: the life of server and agent as its services, from install
       await edge.execOk(["sh", "-ec", "rm /etc/edgemesh/agent.yaml; systemctl restart edgemesh-agent"]);
       await webAnswers();
     });
-    await t.step("uninstall --purge: files, units, rules, links and routes are as before the install", async () => {
-      const { stdout } = await edge.execOk(["edgemesh-install", "uninstall", "--purge"]);
-      assert.match(stdout, /uninstalled agent and server/);
-      await edge.execOk(["rm", "/etc/other", "/etc/bad"]);
-      assert.equal(await filesOf(edge), files);
-      assert.equal(await kernelOf(edge), kernel);
-      const units = await edge.execOk([
-        "systemctl",
-        "list-units",
-        "--all",
-        "--no-legend",
-        "--plain",
-        "edgemesh*.service",
-      ]);
-      assert.equal(units.stdout, "");
-      assert.equal((await edge.exec(["pgrep", "-a", "edgemesh"])).stdout, "");
-    });
+    await ownUserSteps(t, { edge, kernel, webAnswers });
+    await releaseSteps(t, { edge, webAnswers });
+    await t.step(
+      "uninstall keeps the identity, and leaves it to root; installed again, the node is who it was",
+      async () => {
+        const identity = await identityOf(edge);
+        const settings = (await edge.execOk(["cat", "/etc/edgemesh/agent.env"])).stdout.trim().split("\n").filter((l) =>
+          !l.includes("TOKEN")
+        );
+        await edge.execOk(["edgemesh-install", "uninstall"]);
+        assert.equal(await identityOf(edge), identity);
+        const { stdout } = await edge.execOk(["find", "/var/lib/edgemesh", "!", "-user", "root"]);
+        assert.equal(stdout, "");
+        assert.equal((await edge.exec(["getent", "passwd", "edgemesh"])).code, 2);
+        const { stdout: said } = await edge.execOk(["sh", INSTALL, "agent", "--from", EXE], {
+          env: Object.fromEntries(settings.map((l) => l.split("=") as [string, string])),
+          timeoutMs: 60_000,
+        });
+        assert.match(said, /edgemesh-agent is ready/);
+        assert.equal(await identityOf(edge), identity);
+        await webAnswers();
+      },
+    );
+    await t.step(
+      "T43: uninstall --purge: files, units, rules, links and routes are as before the install",
+      async () => {
+        const { stdout } = await edge.execOk(["edgemesh-install", "uninstall", "--purge"]);
+        assert.match(stdout, /uninstalled agent and server/);
+        await edge.execOk(["rm", "/etc/other", "/etc/bad"]);
+        assert.deepEqual(difference(files, await filesOf(edge)), []);
+        assert.equal(await kernelOf(edge), kernel);
+        const units = await edge.execOk([
+          "systemctl",
+          "list-units",
+          "--all",
+          "--no-legend",
+          "--plain",
+          "edgemesh*.service",
+        ]);
+        assert.equal(units.stdout, "");
+        assert.equal((await edge.exec(["pgrep", "-a", "edgemesh"])).stdout, "");
+      },
+    );
   });
 });
-
-/** What the kernel says about the running service: capabilities, system call filter, no way to more privileges. */
-async function confined(systemd: Systemd, role: "agent" | "server"): Promise<void> {
-  const pid = await systemd.property(`edgemesh-${role}`, "MainPID");
-  const { stdout } = await systemd.execOk(["cat", `/proc/${pid}/status`]);
-  const field = (name: string) => new RegExp(`^${name}:\\s*(\\S+)`, "m").exec(stdout)?.[1];
-  for (const set of ["CapEff", "CapPrm", "CapBnd"]) {
-    assert.equal(BigInt(`0x${field(set)}`), CAPS[role], `${set} of the ${role}`);
-  }
-  assert.deepEqual([field("NoNewPrivs"), field("Seccomp")], ["1", "2"]);
-  const see = (script: string) => systemd.exec(["nsenter", "-t", pid, "-m", "sh", "-c", script]);
-  assert.equal((await see("touch /etc/edgemesh/x 2>/dev/null")).code, 1, "the service could write /etc");
-  assert.equal((await see("echo 1 >/proc/sys/net/ipv4/ip_forward")).code === 0, false, "kernel settings are writable");
-  assert.equal((await see("ls /root 2>/dev/null | head -n 1")).stdout, "");
-}
-
-function identityOf(systemd: Systemd): Promise<string> {
-  return systemd.execOk(["sh", "-ec", "cd /var/lib/edgemesh/agent; ls | sort; sha256sum identity*"]).then((r) =>
-    r.stdout
-  );
-}
-
-/** Runs a command on the host, and waits until the agent is a new, ready start; in milliseconds. */
-function replaced(systemd: Systemd, command: readonly string[]): Promise<number> {
-  return replacedBy(systemd, () => systemd.execOk(command));
-}
-
-async function replacedBy(systemd: Systemd, act: () => Promise<unknown>): Promise<number> {
-  const before = await systemd.property("edgemesh-agent", "InvocationID");
-  const started = systemClock.now();
-  await act();
-  await until("the agent to be a new start", async () => {
-    const [state, id] = [
-      await systemd.property("edgemesh-agent", "ActiveState"),
-      await systemd.property("edgemesh-agent", "InvocationID"),
-    ];
-    return state === "active" && id !== before ? true : undefined;
-  }, 60_000);
-  return systemClock.now() - started;
-}

@@ -38,15 +38,19 @@ async function port53(bed: Bed, say: Say): Promise<void> {
   });
   const pre = (await bed.check(["--pre"])).find((line) => line.name === "port-dns")!;
   say("check --pre", lineSays(pre, /169\.254\.96\.16:53 \(DNS\) is held by socat \(pid \d+\)/, /stop it/));
-  await bed.agent({ ready: /agent ready/ }, async (agent) => {
+  await bed.agent({ ready: /DNS cannot listen/ }, async (agent) => {
     const warning = await bed.warning("KERNEL");
     say("status", warningSays(warning, /DNS does not answer: .*EADDRINUSE.*held by socat \(pid \d+\)/, /stop socat/));
     const line = await bed.line("dns", "fail");
     lineSays(line, /DNS does not answer: .*held by socat/, /stop socat \(pid \d+\).*tries again every 5 s/);
     assert.match(await agent.log(), /DNS cannot listen; everything else goes on.*held by socat/);
     await serves(bed);
+    await notReady(bed, /^waiting for dns: .*EADDRINUSE.*held by socat/);
+    assert.doesNotMatch(await agent.log(), /agent ready/);
     await taker.kill();
-    if (FULL) await bed.line("dns", "ok");
+    if (!FULL) return;
+    await bed.line("dns", "ok");
+    await agent.waitFor({ log: /agent ready/ });
   });
 }
 
@@ -54,8 +58,9 @@ async function noNftables(bed: Bed, say: Say): Promise<void> {
   const under = fixture("without_netfilter");
   const pre = await bed.node.host.exec([...under, ...bed.node.command, "check", "--pre"]);
   assert.match(pre.stdout, /× the kernel's nf_tables cannot be used: .*EPROTONOSUPPORT.*\n.*try: modprobe nf_tables/);
-  await bed.agent({ under, ready: /agent ready/ }, async (agent) => {
+  await bed.agent({ under, ready: /Kernel rules could not be written/ }, async (agent) => {
     const warning = await bed.warning("KERNEL");
+    await notReady(bed, /^waiting for kernel rules: .*Protocol not supported/);
     const hint = /modprobe nf_tables, or a kernel that has it/;
     say("status", warningSays(warning, /kernel rules are not current: .*Protocol not supported/, hint));
     lineSays(await bed.line("rules", "fail"), /Protocol not supported/, hint);
@@ -68,19 +73,36 @@ async function noNetAdmin(bed: Bed, say: Say): Promise<void> {
   const under = without("net_admin");
   const pre = await bed.node.host.exec([...under, ...bed.node.command, "check", "--pre"]);
   assert.match(pre.stdout, /× CAP_NET_ADMIN is missing\n {4}try: run as root/);
-  const started = await bed.node.host.exec([...under, ...bed.node.command, "agent"]);
-  assert.equal(started.code, 1);
-  const sentence = errorSays(
-    started.stderr,
-    /Cannot create link edgemesh0.*EPERM/,
-    /run as root or grant CAP_NET_ADMIN/,
-  );
-  say("agent", sentence);
+  await bed.agent({ under, ready: /connected to server/ }, async (agent) => {
+    const hint = /run as root or grant CAP_NET_ADMIN/;
+    const warning = await bed.warning("KERNEL");
+    say("status", warningSays(warning, /no mesh link.*Cannot create link edgemesh0.*EPERM/, hint));
+    lineSays(await bed.line("dns", "fail"), /Cannot create link edgemesh0.*EPERM/, hint);
+    lineSays(await bed.line("rules", "fail"), /EPERM|not permitted/, /CAP_NET_ADMIN/);
+    await notReady(bed, /^waiting for mesh link: Cannot create link edgemesh0.*EPERM/);
+    assert.match(await agent.log(), /There is no mesh link: .*; the tunnel goes on/);
+    // The tunnel does: this node is there for others.
+    assert.equal((await bed.status()).mode, "online");
+  });
+}
+
+/** What health checks, status and systemd are told, all alike: not ready, and why. */
+async function notReady(bed: Bed, why: RegExp): Promise<void> {
+  const { stdout } = await bed.node.host.execOk(["curl", "-sS", "-w", "%{http_code}", "http://127.0.0.1:9464/readyz"]);
+  assert.match(stdout, why);
+  assert.match(stdout, /\n503$/);
+  const status = await bed.status();
+  assert.equal(status.ready, false);
+  assert.deepEqual(status.waitingFor.map((what) => `waiting for ${what}\n`).join("") + "503", stdout);
+  const { code, stdout: shown } = await bed.node.run(["status"]);
+  assert.equal(code, 1);
+  assert.ok(shown.includes(status.waitingFor[0]!.slice(0, 40)), shown);
 }
 
 async function noBindService(bed: Bed, say: Say): Promise<void> {
-  await bed.agent({ under: without("net_bind_service"), ready: /agent ready/ }, async () => {
+  await bed.agent({ under: without("net_bind_service"), ready: /DNS cannot listen/ }, async () => {
     const warning = await bed.warning("KERNEL");
+    await notReady(bed, /^waiting for dns: Cannot bind UDP socket .*permission denied/);
     say("status", warningSays(warning, /Cannot bind UDP socket .*:53: permission denied/, /CAP_NET_BIND_SERVICE/));
     lineSays(await bed.line("dns", "fail"), /EACCES/, /CAP_NET_BIND_SERVICE/);
     await serves(bed);
@@ -142,6 +164,7 @@ async function corruptSnapshot(bed: Bed, say: Say): Promise<void> {
     say("status", warningSays(warning, what, /written anew/));
     lineSays(await bed.line("snapshot-loaded", "warn"), what, /check the disk/);
     lineSays(await bed.line("metadata", "fail"), /nothing is known/, /edgemesh netcheck/);
+    await notReady(bed, /^waiting for metadata/m);
     assert.match(await agent.log(), /snapshot on disk not used/);
     const unreachable = await bed.line("connected", "fail");
     row(
