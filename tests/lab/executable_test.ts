@@ -120,6 +120,18 @@ labTest("executable: unpacks where it may, once, and nowhere that others could h
       /runtime-65534/,
     );
   });
+  await t.step("what root has unpacked all run, but not from where others could have written", async () => {
+    const as = `HOME=/dev/shm/home setpriv --reuid=${NOBODY} --regid=${NOBODY} --clear-groups`;
+    const home = `mkdir -p /dev/shm/home && chown ${NOBODY} /dev/shm/home; "$EXE" version >/dev/null`;
+    const out = await succeeds(`${home}; ${as} "$EXE" version >/dev/null
+      stat -c '%a %u' ${ROOT_DIRS[0]} ${ROOT_DIRS[0]}/*; cd /dev/shm/home/.cache; ls; stat -c '%a %u' *`);
+    // Unpacked once, by root; what a user's starts remember is the user's.
+    assert.equal(out, `755 0\n755 0\nedgemesh-cache\n700 ${NOBODY}\n`);
+    const unsafe = await succeeds(
+      `${home}; chmod 777 ${ROOT_DIRS[0]}; ${as} "$EXE" version >/dev/null; ls /dev/shm/home/.cache`,
+    );
+    assert.equal(unsafe, "edgemesh-runtime\n");
+  });
   await t.step("old versions that nobody runs are removed, young and running ones stay", async () => {
     const dir = ROOT_DIRS[0];
     const out = await succeeds(
