@@ -43,7 +43,7 @@ const UNITS = [
 
 /**
  * Runs as PID 1 of the new namespaces, with the host's view of the files. `/usr` gets systemd on top and takes changes in
- * memory; `/dev`, `/tmp`, `/var/log`, `/srv` are new; kernel settings beyond the host's own network cannot be written.
+ * memory; `/dev`, `/tmp`, `/var/log`, `/var/cache`, `/srv` are new; kernel settings beyond the host's own network cannot be written.
  */
 const BECOME_INIT = `set -e
 unpacked=$1 group=$2
@@ -64,7 +64,7 @@ done
 mkdir -p /run/lab/upper /run/lab/work /run/lab/dev
 mount -t overlay overlay -o "lowerdir=$unpacked/usr:/usr,upperdir=/run/lab/upper,workdir=/run/lab/work" /usr || fail "put systemd over /usr"
 for place in /tmp /var/tmp; do mount -t tmpfs -o mode=1777 none $place; done
-for place in /var/log /srv; do mount -t tmpfs -o mode=755 none $place; done
+for place in /var/log /var/cache /srv; do mount -t tmpfs -o mode=755 none $place; done
 mount -t tmpfs -o mode=755 none /etc/systemd
 mkdir -p /etc/systemd/system /run/systemd/lab-units /run/lock
 for place in $shown; do
