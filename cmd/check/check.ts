@@ -12,6 +12,7 @@ import { fetchStatus } from "../status.ts";
 import { within } from "../within.ts";
 import type { AgentFacts, Check, CheckState, RunningFacts } from "./facts.ts";
 import { gatherHost, gatherStart } from "./gather_host.ts";
+import { withHolder } from "./holders.ts";
 import { judgeRunning } from "./judge_agent.ts";
 import { fail, judgeHost, judgeStart } from "./judge_host.ts";
 
@@ -108,9 +109,20 @@ async function runningChecks(flags: CheckFlags): Promise<Check[]> {
   if (status.role === "server") {
     return [...judgeHost(await gatherHost([])), ...judgeRunning(running, systemClock.wall())];
   }
-  const agent = await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AgentFacts;
+  const agent = await named(
+    await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AgentFacts,
+  );
   const facts = { ...running, agent, ...await askSample(agent) };
   return [...judgeHost(await gatherHost(agent.podBridges)), ...judgeRunning(facts, systemClock.wall())];
+}
+
+/** What the agent could not see of other programs, and we can. */
+async function named(agent: AgentFacts): Promise<AgentFacts> {
+  const { dns } = agent;
+  if (dns?.problem === undefined) return agent;
+  const problem = await withHolder(dns.problem, dns.listen);
+  const hint = dns.hint === undefined ? {} : { hint: await withHolder(dns.hint, dns.listen) };
+  return { ...agent, dns: { ...dns, problem, ...hint } };
 }
 
 /** Asks the mesh address as any program of this host would. */

@@ -1,5 +1,9 @@
 /** Which program of this host has a port: the kernel's socket tables, and the descriptors of processes (proc(5)). */
+import { parseHostPort } from "../../lib/addr.ts";
 import { conflicts, type ListeningSocket, parseSockets } from "./sockets.ts";
+
+/** A program that has a port, and that this user may not look at. */
+const UNNAMED = "another program";
 
 const TABLES = ["tcp", "tcp6", "udp", "udp6"] as const;
 
@@ -34,5 +38,15 @@ async function programOf(socket: ListeningSocket): Promise<string> {
       // Gone, or not ours to look at.
     }
   }
-  return "another program";
+  return UNNAMED;
+}
+
+/** A text in which a program could not be named, with its name where we may look: an agent that is not root may not. */
+export async function withHolder(text: string, listen: readonly string[]): Promise<string> {
+  if (!text.includes(UNNAMED)) return text;
+  for (const address of listen) {
+    const holder = await holderOf(parseHostPort(address)!, ["udp", "tcp"]);
+    if (holder !== undefined) return text.replaceAll(UNNAMED, holder);
+  }
+  return text;
 }

@@ -86,6 +86,28 @@ export async function ownUserSteps(t: Deno.TestContext, { edge, kernel, webAnswe
     await edge.execOk(["sh", "-ec", `rm -r ${dropIn}; systemctl daemon-reload; systemctl restart edgemesh-agent`]);
     await webAnswers();
   });
+  await t.step("T42: a DNS port that is taken: the agent is not ready, and root's check names who has it", async () => {
+    await edge.execOk(["systemctl", "stop", "edgemesh-agent"]);
+    const run = ["systemd-run", "--quiet", "--unit=taker", "socat", "-u", "UDP4-RECV:53", "STDOUT"];
+    await edge.execOk(run);
+    await edge.execOk(["systemctl", "start", "--no-block", "edgemesh-agent"]);
+    await until(
+      "systemd to be told",
+      async () =>
+        /^waiting for dns: .*EADDRINUSE.*held by another program/.test(
+          await edge.property("edgemesh-agent", "StatusText"),
+        ) || undefined,
+    );
+    await webAnswers();
+    const { code, stdout } = await edge.exec(["edgemesh", "check"]);
+    assert.equal(code, 1);
+    assert.match(stdout, /× DNS does not answer: .*held by socat \(pid \d+\)\n {4}try: stop socat \(pid \d+\)/);
+    await edge.execOk(["systemctl", "stop", "taker"]);
+    await until(
+      "the agent to be ready",
+      async () => await edge.property("edgemesh-agent", "ActiveState") === "active" || undefined,
+    );
+  });
   await t.step("T44: who is in the group reads, who is not is told so, and only root changes", async () => {
     await edge.execOk([
       "sh",
