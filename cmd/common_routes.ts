@@ -2,7 +2,7 @@
 import type { AdminRoute } from "../lib/admin.ts";
 import { MeshError } from "../lib/errors.ts";
 import { LOG_LEVELS, type LogLevel } from "../lib/log.ts";
-import type { Readiness } from "../lib/readiness.ts";
+import { missingText, type Readiness } from "../lib/readiness.ts";
 
 export function commonRoutes(readiness: Readiness, setLogLevel: (level: LogLevel) => void): AdminRoute[] {
   return [
@@ -12,7 +12,9 @@ export function commonRoutes(readiness: Readiness, setLogLevel: (level: LogLevel
       path: "/readyz",
       changes: false,
       handle: () => {
-        if (!readiness.ready) throw new MeshError("NOT_SYNCED", `Waiting for ${readiness.waitingFor.join("; ")}`);
+        if (!readiness.ready) {
+          throw new MeshError("NOT_SYNCED", `Waiting for ${readiness.missing.map(missingText).join("; ")}`);
+        }
         return "ok\n";
       },
     },

@@ -8,7 +8,7 @@ import { raiseFileLimit } from "../lib/linux/privileges.ts";
 import { notifyReady, notifyStatus, notifyWatchdog } from "../lib/linux/process.ts";
 import { createLogger, type Logger, type LogLevel, type LogSink, stderrSink } from "../lib/log.ts";
 
-import type { Readiness } from "../lib/readiness.ts";
+import { missingText, type Readiness } from "../lib/readiness.ts";
 
 /** Flags of `edgemesh agent` and `edgemesh server` as commander gives them. */
 export interface DaemonFlags {
@@ -137,7 +137,7 @@ export function announceReady(
   let said = "";
   let cancel = () => {};
   const late = () => {
-    const missing = readiness.waitingFor.join("; ");
+    const missing = readiness.missing.map(missingText).join("; ");
     if (missing !== said && missing !== "") {
       log.warn("not ready yet", { waitingFor: missing });
       notifyStatus(`waiting for ${missing}`);
@@ -145,7 +145,7 @@ export function announceReady(
     said = missing;
     cancel = systemClock.timer(LATE_MS, late);
   };
-  if (!readiness.ready) notifyStatus(`waiting for ${readiness.waitingFor.join("; ")}`);
+  if (!readiness.ready) notifyStatus(`waiting for ${readiness.missing.map(missingText).join("; ")}`);
   cancel = systemClock.timer(LATE_MS, late);
   readiness.whenReady().then(() => {
     cancel();

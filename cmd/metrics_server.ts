@@ -3,7 +3,7 @@ import { parseHostPort } from "../lib/addr.ts";
 import { describe } from "../lib/errors.ts";
 import type { Logger } from "../lib/log.ts";
 import type { Registry } from "../lib/metrics.ts";
-import type { Readiness } from "../lib/readiness.ts";
+import { missingText, type Readiness } from "../lib/readiness.ts";
 
 export interface MetricsServerOptions {
   /** `address:port`, or `off`. */
@@ -39,7 +39,9 @@ export function startMetrics(options: MetricsServerOptions): AsyncDisposable {
         case "/readyz":
           return readiness.ready
             ? new Response("ok\n")
-            : new Response(readiness.waitingFor.map((what) => `waiting for ${what}\n`).join(""), { status: 503 });
+            : new Response(readiness.missing.map((what) => `waiting for ${missingText(what)}\n`).join(""), {
+              status: 503,
+            });
         default:
           return new Response("", { status: 404 });
       }

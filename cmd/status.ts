@@ -5,6 +5,7 @@ import { type AgentStatus, type ServerStatus, type Status, STATUS_VERSION } from
 import { adminCall, NotRunningError } from "./admin_client.ts";
 import { pause } from "../lib/clock.ts";
 import { describe } from "../lib/errors.ts";
+import { missingText } from "../lib/readiness.ts";
 import { bytes, duration, type Format, print, printDocument, printError, table } from "./output.ts";
 import { parsePeriod } from "./period.ts";
 
@@ -69,6 +70,11 @@ export async function fetchStatus(flags: Pick<StatusFlags, "runDir" | "role">): 
     }
   }
   throw last;
+}
+
+/** What a process that is not ready waits for. */
+export function waitingText({ waitingFor, missing }: Status): string {
+  return (missing?.map(missingText) ?? waitingFor).join("; ");
 }
 
 /** The whole picture of an agent for a person. */
@@ -146,7 +152,7 @@ function head(s: Status, who: string): string {
 }
 
 function readiness(s: Status): string {
-  return s.ready ? "ready" : `not ready: waiting for ${s.waitingFor.join(", ")}`;
+  return s.ready ? "ready" : `not ready: waiting for ${waitingText(s)}`;
 }
 
 function warningLines(s: Status): string[] {

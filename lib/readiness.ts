@@ -10,6 +10,12 @@ const LOOK_MS = 200;
 /** Why a check does not hold; undefined when it does. */
 export type Check = () => string | undefined;
 
+/** One thing that is not as it must be. */
+export interface Missing {
+  readonly name: string;
+  readonly why?: string;
+}
+
 export class Readiness {
   readonly #clock: Clock;
   readonly #pending = new Set<string>();
@@ -38,8 +44,8 @@ export class Readiness {
     return this.#missing().next().done === true;
   }
 
-  /** What is missing: a name, and the reason where one is known: `kernel rules: …`. */
-  get waitingFor(): string[] {
+  /** What is missing, with the reason where one is known. */
+  get missing(): Missing[] {
     return [...this.#missing()];
   }
 
@@ -66,11 +72,16 @@ export class Readiness {
     this.#waiters.length = 0;
   }
 
-  *#missing(): Generator<string> {
-    yield* this.#pending;
+  *#missing(): Generator<Missing> {
+    for (const name of this.#pending) yield { name };
     for (const [name, holds] of this.#checks) {
       const why = holds();
-      if (why !== undefined) yield why === "" ? name : `${name}: ${why}`;
+      if (why !== undefined) yield { name, why };
     }
   }
+}
+
+/** `kernel rules: …`, for people. */
+export function missingText({ name, why }: Missing): string {
+  return why === undefined ? name : `${name}: ${why}`;
 }

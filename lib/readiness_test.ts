@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { FakeClock } from "./clock.ts";
-import { Readiness } from "./readiness.ts";
+import { missingText, Readiness } from "./readiness.ts";
 
 Deno.test("readiness: tasks happen once, checks hold or say why, and a check may fail again", async () => {
   const clock = new FakeClock();
@@ -9,20 +9,20 @@ Deno.test("readiness: tasks happen once, checks hold or say why, and a check may
   let problem: string | undefined = "EPERM";
   readiness.check("kernel rules", () => problem);
   readiness.check("dns", () => undefined);
-  assert.deepEqual(readiness.waitingFor, ["a server", "kernel rules: EPERM"]);
+  assert.deepEqual(readiness.missing.map(missingText), ["a server", "kernel rules: EPERM"]);
   let ready = 0;
   readiness.whenReady().then(() => ready++);
   tried();
   tried();
   await Promise.resolve();
-  assert.deepEqual([ready, readiness.waitingFor], [0, ["kernel rules: EPERM"]]);
+  assert.deepEqual([ready, readiness.missing.map(missingText)], [0, ["kernel rules: EPERM"]]);
   // Nobody says that it holds now: it is asked.
   problem = undefined;
   clock.advance(200);
   await Promise.resolve();
   assert.deepEqual([ready, readiness.ready], [1, true]);
-  problem = "";
-  assert.deepEqual([readiness.ready, readiness.waitingFor], [false, ["kernel rules"]]);
+  problem = "EPERM again";
+  assert.deepEqual([readiness.ready, readiness.missing], [false, [{ name: "kernel rules", why: "EPERM again" }]]);
   clock.advance(1000);
   assert.equal(ready, 1);
 });

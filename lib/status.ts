@@ -2,6 +2,7 @@
  * The status document: what `edgemesh status` renders and `-o json` prints. A documented, versioned shape: fields are
  * added, never renamed; `apiVersion` changes when one is removed.
  */
+import type { Missing } from "./readiness.ts";
 import type { PathKind } from "./tunnel/carrier.ts";
 
 export const STATUS_VERSION = "edgemesh/v1";
@@ -90,6 +91,8 @@ interface CommonStatus {
   readonly ready: boolean;
   /** Named things that are not ready yet. */
   readonly waitingFor: readonly string[];
+  /** The same with the reason where one is known; not told by versions before this field. */
+  readonly missing?: readonly Missing[];
   readonly memory: MemoryStatus;
   readonly warnings: readonly Warning[];
 }

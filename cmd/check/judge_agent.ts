@@ -4,6 +4,7 @@ import { VERSION } from "../../lib/version.ts";
 import { duration } from "../output.ts";
 import { rulesHint } from "../rules_hint.ts";
 import { serverHint } from "../server_hint.ts";
+import { waitingText } from "../status.ts";
 import { WITHOUT_FFI } from "../without_ffi.ts";
 import type { AgentFacts, Check, RunningFacts } from "./facts.ts";
 import { judgeSource } from "./judge_source.ts";
@@ -29,7 +30,7 @@ export function judgeRunning(facts: RunningFacts, now: number): Check[] {
     status.ready ? ok("agent", "ready", "it is ready") : fail(
       "agent",
       "ready",
-      `it is not ready: waiting for ${status.waitingFor.join(", ")}`,
+      `it is not ready: waiting for ${waitingText(status)}`,
       "edgemesh status, and the log: journalctl -u edgemesh-" + status.role,
     ),
     status.version === VERSION

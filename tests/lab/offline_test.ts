@@ -55,7 +55,7 @@ labTest(
         const { mode, peers, warnings, metadata } = await mesh.status(node);
         assert.equal(mode, "offline");
         assert.deepEqual([metadata.source, metadata.follows.state], ["server:server", "starting"]);
-        assert.match((await node.run(["status"])).stdout, /^metadata .* from server:server, \d+.* old$/m);
+        assert.match((await node.run(["status"])).stdout, /^services .* from server:server, \d+.* old$/m);
         const detail = peers.find((peer) => peer.node === "edge-2")?.detail ?? "";
         tell(`edge-2: ${detail}`);
         assert.match(detail, /^Not connected to any server: [^;]*203\.0\.113\.1/i);

@@ -1,5 +1,6 @@
 /** Broken hosts, produced for real: what status, check and the log say about each. */
 import assert from "node:assert/strict";
+import { missingText } from "../../../lib/readiness.ts";
 import { until } from "../../../lib/lab/exec.ts";
 import { builtCommand, fixture, labTest } from "../support.ts";
 import { type Bed, errorSays, lineSays, NEAR, onBed, row, warningSays } from "./bed.ts";
@@ -93,10 +94,11 @@ async function notReady(bed: Bed, why: RegExp): Promise<void> {
   assert.match(stdout, /\n503$/);
   const status = await bed.status();
   assert.equal(status.ready, false);
-  assert.deepEqual(status.waitingFor.map((what) => `waiting for ${what}\n`).join("") + "503", stdout);
+  assert.equal(status.missing!.map((what) => `waiting for ${missingText(what)}\n`).join("") + "503", stdout);
+  assert.deepEqual(status.waitingFor, status.missing!.map(({ name }) => name));
   const { code, stdout: shown } = await bed.node.run(["status"]);
   assert.equal(code, 1);
-  assert.ok(shown.includes(status.waitingFor[0]!.slice(0, 40)), shown);
+  assert.ok(shown.includes(missingText(status.missing![0]!)), shown);
 }
 
 async function noBindService(bed: Bed, say: Say): Promise<void> {
