@@ -79,11 +79,8 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
     config: () => agent.config,
     apply: (next) => agent.reconfigure(next),
   });
-  announceReady(agent.readiness, {
-    log,
-    status: `node ${identity.node}`,
-    ready: () => log.info("agent ready", { node: identity.node, ms: Math.round(systemClock.now()) }),
-  });
+  const { node } = identity;
+  announceReady(agent.readiness, { log, name: "agent", status: `node ${node}`, fields: { node } });
   const signal = await stopped;
   log.info("agent stops", { signal });
   notifyStopping();

@@ -125,15 +125,21 @@ export function ownedBy<T extends AsyncDisposable>(started: T, stack: AsyncDispo
 /** After this long a person who looks at the log wants to know what a start waits for. */
 const LATE_MS = 3000;
 
+export interface Announcement {
+  readonly log: Logger;
+  /** Which daemon, as the log has it. */
+  readonly name: Role;
+  /** What systemd shows of one that is ready. */
+  readonly status: string;
+  /** Of the line in the log. */
+  readonly fields: Readonly<Record<string, unknown>>;
+}
+
 /**
- * Says that the process is ready, to systemd and by `ready`, as soon as it is; and until then what it waits for: at once to
+ * Says that the process is ready, to systemd and in the log, as soon as it is; and until then what it waits for: at once to
  * systemd, to the log when it takes long and when it changes.
  */
-export function announceReady(
-  readiness: Readiness,
-  options: { readonly log: Logger; readonly status: string; ready(): void },
-): void {
-  const { log, status, ready } = options;
+export function announceReady(readiness: Readiness, { log, name, status, fields }: Announcement): void {
   let said = "";
   let cancel = () => {};
   const late = () => {
@@ -150,7 +156,7 @@ export function announceReady(
   readiness.whenReady().then(() => {
     cancel();
     notifyReady(status);
-    ready();
+    log.info(`${name} ready`, { ...fields, ms: Math.round(systemClock.now()) });
   });
 }
 

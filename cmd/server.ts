@@ -52,11 +52,8 @@ export async function serverCommand(flags: DaemonFlags): Promise<number> {
   await using state = await openStateDir(config.stateDir, "server");
   await using server = await startServer({ config, log, state, setLogLevel: (level) => sink.level = level });
   reloadOnHangup({ role: "server", flags, sink, log, config: () => server.config, apply: () => Promise.resolve() });
-  announceReady(server.readiness, {
-    log,
-    status: `serving ${server.url}`,
-    ready: () => log.info("server ready", { url: server.url, pin: server.pin }),
-  });
+  const { url, pin } = server;
+  announceReady(server.readiness, { log, name: "server", status: `serving ${url}`, fields: { url, pin } });
   const signal = await stopped;
   log.info("server stops", { signal });
   notifyStopping();
