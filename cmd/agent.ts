@@ -71,14 +71,8 @@ export async function agentCommand(flags: DaemonFlags): Promise<number> {
   const identity = await ensureIdentity(config, state.files, log);
   if (rootHelps()) await noteResolver(config);
   await using agent = await startAgent({ config, log, state, identity, setLogLevel: (level) => sink.level = level });
-  reloadOnHangup({
-    role: "agent",
-    flags,
-    sink,
-    log,
-    config: () => agent.config,
-    apply: (next) => agent.reconfigure(next),
-  });
+  const apply = (next: AgentConfig) => agent.reconfigure(next);
+  reloadOnHangup({ role: "agent", flags, sink, log, config: () => agent.config, apply });
   const { node } = identity;
   announceReady(agent.readiness, { log, name: "agent", status: `node ${node}`, fields: { node } });
   const signal = await stopped;
