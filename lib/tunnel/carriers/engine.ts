@@ -2,6 +2,7 @@
  * What turns a leg (a byte pipe between two agents) into a {@link Carrier}. Engines differ in whose TLS they use and
  * in what they take as a leg; on the wire they are the same, and each passes tests/contract/carrier_contract.ts.
  */
+import { MeshError } from "../../errors.ts";
 import type { Carrier, PathKind, PeerIdentity } from "../carrier.ts";
 
 /** ALPN name of the carrier protocol; its number is the protocol's major version. */
@@ -27,6 +28,23 @@ export interface EngineOptions {
    * before the first byte of the peer is used. That the peer holds the certificate's key is what the handshake proves.
    */
   verify(chain: readonly Uint8Array[], expected: string | undefined): PeerIdentity;
+}
+
+/**
+ * Who is at the other end of a finished handshake. Throws what {@link EngineOptions.verify} throws, and CERT_UNTRUSTED
+ * for a peer that showed nothing or is not the one that was asked for.
+ */
+export function provenPeer(
+  { verify }: Pick<EngineOptions, "verify">,
+  chain: readonly Uint8Array[],
+  expected: string | undefined,
+): PeerIdentity {
+  if (chain.length === 0) throw new MeshError("CERT_UNTRUSTED", "The peer showed no certificate");
+  const peer = verify(chain, expected);
+  if (expected !== undefined && peer.node !== expected) {
+    throw new MeshError("CERT_UNTRUSTED", `Asked for node ${expected}, but ${peer.node} answered`);
+  }
+  return peer;
 }
 
 export interface CarrierEngine<Leg> {

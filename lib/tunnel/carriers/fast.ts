@@ -8,7 +8,7 @@ import type { StreamHandler } from "../../net.ts";
 import { WOULD_BLOCK } from "../../net.ts";
 import { TLS_SLICE, type TlsLibrary, type TlsMachine } from "../../tls.ts";
 import type { Carrier, PathKind } from "../carrier.ts";
-import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS } from "./engine.ts";
+import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS, provenPeer } from "./engine.ts";
 import { FastCarrier, lastWords } from "./fast_carrier.ts";
 import { FastWriter } from "./fast_writer.ts";
 import type { StreamLeg } from "./stream_leg.ts";
@@ -62,12 +62,7 @@ export class FastEngine implements CarrierEngine<StreamLeg> {
     const { machine, writer } = secured;
     try {
       if (secured.failed) throw secured.failed;
-      const chain = machine.chain();
-      if (chain.length === 0) throw new MeshError("CERT_UNTRUSTED", "The peer showed no certificate");
-      const peer = this.#options.verify(chain, expected);
-      if (expected !== undefined && peer.node !== expected) {
-        throw new MeshError("CERT_UNTRUSTED", `Asked for node ${expected}, but ${peer.node} answered`);
-      }
+      const peer = provenPeer(this.#options, machine.chain(), expected);
       if (leg.destroyed) throw new MeshError("PEER_GONE", `Node ${peer.node} went away during verification`);
       return new FastCarrier({ leg, machine, writer, peer, path, engine: this.#options });
     } catch (error) {

@@ -3,13 +3,13 @@ import type { Clock } from "../../clock.ts";
 import { codeOf, type ReasonCode } from "../../errors.ts";
 import { type StreamHandler, WOULD_BLOCK } from "../../net.ts";
 import { TLS_SLICE, type TlsMachine } from "../../tls.ts";
-import { type Carrier, type CarrierHandler, type PathKind, type PeerIdentity } from "../carrier.ts";
+import type { PathKind, PeerIdentity } from "../carrier.ts";
+import { CarrierBase } from "./base.ts";
 import type { DeferredWork, FastEngineOptions } from "./fast.ts";
 import type { FastWriter } from "./fast_writer.ts";
-import { BATCH_BUFFER, batchPool } from "./pool.ts";
-import { Inbox } from "./inbox.ts";
+import { BATCH_BUFFER } from "./pool.ts";
 import type { StreamLeg } from "./stream_leg.ts";
-import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
+import { encodeClose, encodeHeader, type FrameSink } from "./ws_frame.ts";
 
 /** Reads of the whole input before other connections get their turn. */
 const ROUNDS_PER_TURN = 4;
@@ -28,26 +28,18 @@ export interface FastCarrierParts {
   readonly engine: Pick<FastEngineOptions, "clock" | "tls" | "defer">;
 }
 
-export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
-  readonly peer: PeerIdentity;
-  readonly path: PathKind;
+export class FastCarrier extends CarrierBase implements StreamHandler, DeferredWork {
   readonly #leg: StreamLeg;
   readonly #machine: TlsMachine;
   readonly #writer: FastWriter;
   readonly #engine: FastCarrierParts["engine"];
-  readonly #reader = new FrameReader(batchPool);
   readonly #sink: FrameSink = {
-    onMessage: (message) => this.#inbox.batch(message),
-    // SHUTDOWN is the reason of an orderly end: to the session it is an end without a fault.
-    onClose: (reason) => this.#lost(reason === "SHUTDOWN" ? undefined : reason),
+    onMessage: (message) => this.inbox.batch(message),
+    onClose: (reason) => this.closedByPeer(reason),
   };
-  #blocked = false;
-  readonly #inbox = new Inbox();
-  #over = false;
 
   constructor(parts: FastCarrierParts) {
-    this.peer = parts.peer;
-    this.path = parts.path;
+    super(parts);
     this.#leg = parts.leg;
     this.#machine = parts.machine;
     this.#writer = parts.writer;
@@ -58,34 +50,19 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
     parts.engine.defer(this);
   }
 
-  get handler(): CarrierHandler {
-    return this.#inbox.handler;
-  }
-
-  set handler(handler: CarrierHandler) {
-    this.#inbox.handler = handler;
-  }
-
   send(batch: Uint8Array): boolean {
-    if (this.#over) return false;
+    if (this.over) return false;
     const header = encodeHeader(stage, batch.length);
     stage.set(batch, header);
     try {
       this.#machine.seal(stage, header + batch.length);
     } catch (error) {
-      this.#fault(codeOf(error));
+      this.fault(codeOf(error));
       return false;
     }
-    if (this.#writer.flush()) return !this.#blocked;
-    this.#blocked = true;
+    if (this.#writer.flush()) return !this.blocked;
+    this.blocked = true;
     return false;
-  }
-
-  close(reason: ReasonCode): void {
-    if (this.#over) return;
-    this.#stop();
-    this.#inbox.stop();
-    lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, reason);
   }
 
   // ── from the stream ──
@@ -97,35 +74,35 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
   }
 
   onWritable(): void {
-    if (this.#over || !this.#writer.flush() || !this.#blocked) return;
-    this.#blocked = false;
-    this.#inbox.handler.onDrain();
+    if (this.over || !this.#writer.flush() || !this.blocked) return;
+    this.blocked = false;
+    this.inbox.handler.onDrain();
   }
 
   onClose(reason: ReasonCode | undefined): void {
-    this.#lost(reason === undefined || reason === "RESET" ? "PEER_GONE" : reason);
+    this.lost(reason === undefined || reason === "RESET" ? "PEER_GONE" : reason);
   }
 
   /** The rest of what was there to read, after others had their turn. */
   run(): void {
-    if (!this.#over) this.#read();
+    if (!this.over) this.#read();
   }
 
   // ── inside ──
 
   #read(): void {
     const { input } = this.#engine.tls;
-    for (let round = 0; round < ROUNDS_PER_TURN && !this.#over; round++) {
+    for (let round = 0; round < ROUNDS_PER_TURN && !this.over; round++) {
       if (!this.#deliver()) return;
       const n = this.#leg.stream.read(input);
       if (n === WOULD_BLOCK) return;
-      if (n === 0) return this.#lost("PEER_GONE");
+      if (n === 0) return this.lost("PEER_GONE");
       for (let at = 0; at < n; at += TLS_SLICE) {
         this.#machine.push(at, Math.min(n, at + TLS_SLICE));
         if (!this.#deliver()) return;
       }
     }
-    if (!this.#over) this.#engine.defer(this);
+    if (!this.over) this.#engine.defer(this);
   }
 
   /** Hands on what can be decrypted now; false when the carrier has ended. */
@@ -134,41 +111,29 @@ export class FastCarrier implements Carrier, StreamHandler, DeferredWork {
       for (;;) {
         const plain = this.#machine.pull();
         if (plain === undefined) break;
-        this.#reader.push(plain, this.#sink);
-        if (this.#over) return false;
+        this.reader.push(plain, this.#sink);
+        if (this.over) return false;
       }
       // An answer to a new key of the other side.
-      if (this.#machine.waiting && !this.#writer.flush()) this.#blocked = true;
+      if (this.#machine.waiting && !this.#writer.flush()) this.blocked = true;
       if (!this.#machine.ended) return true;
-      this.#lost("PEER_GONE");
+      this.lost("PEER_GONE");
     } catch (error) {
-      this.#fault(codeOf(error));
+      this.fault(codeOf(error));
     }
     return false;
   }
 
-  /** Something is wrong with what came: the other side is told, then ours. */
-  #fault(code: ReasonCode): void {
-    if (this.#over) return;
-    this.#stop();
-    lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, code);
-    this.#inbox.end(code);
+  protected override lastWords(reason: ReasonCode): void {
+    lastWords({ leg: this.#leg, machine: this.#machine, writer: this.#writer, clock: this.#engine.clock }, reason);
   }
 
-  #lost(reason: ReasonCode | undefined): void {
-    if (this.#over) return;
-    this.#stop();
-    // A carrier that broke is cut with RST: a FIN would hold its ports for a later attempt.
+  /** A carrier that broke is cut with RST: a FIN would hold its ports for a later attempt. */
+  protected override abort(): void {
     this.#leg.stream.reset("PEER_GONE");
     this.#writer.drop();
     this.#machine.free();
     this.#leg.over();
-    this.#inbox.end(reason);
-  }
-
-  #stop(): void {
-    this.#over = true;
-    this.#reader.end();
   }
 }
 

@@ -6,12 +6,12 @@ import type { Duplex } from "node:stream";
 import type { TLSSocket } from "node:tls";
 import type { Clock } from "../../clock.ts";
 import { codeOf, MeshError, type ReasonCode } from "../../errors.ts";
-import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
-import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS } from "./engine.ts";
-import { Inbox } from "./inbox.ts";
+import { type Carrier, MAX_BATCH, type PathKind, type PeerIdentity } from "../carrier.ts";
+import { CarrierBase } from "./base.ts";
+import { CARRIER_ALPN, type CarrierEngine, type EngineOptions, HANDSHAKE_MS, provenPeer } from "./engine.ts";
 import { batchPool } from "./pool.ts";
 import { secureClient, type SecureLeg, secureServer } from "./tls_handshake.ts";
-import { encodeClose, encodeHeader, FrameReader, type FrameSink } from "./ws_frame.ts";
+import { encodeClose, encodeHeader, type FrameSink } from "./ws_frame.ts";
 
 /** Bytes given to the TLS layer and not yet taken by the leg, above which {@link Carrier.send} says stop. */
 const HIGH_WATER = 2 * MAX_BATCH;
@@ -54,11 +54,7 @@ export class PortableEngine implements CarrierEngine<Duplex> {
   #verified(leg: Duplex, secure: SecureLeg, path: PathKind, expected: string | undefined): Carrier {
     const { socket, chain } = secure;
     try {
-      if (chain.length === 0) throw new MeshError("CERT_UNTRUSTED", "The peer showed no certificate");
-      const peer = this.#options.verify(chain, expected);
-      if (expected !== undefined && peer.node !== expected) {
-        throw new MeshError("CERT_UNTRUSTED", `Asked for node ${expected}, but ${peer.node} answered`);
-      }
+      const peer = provenPeer(this.#options, chain, expected);
       if (socket.destroyed) throw new MeshError("PEER_GONE", `Node ${peer.node} went away during verification`);
       return new TlsCarrier({ leg, socket, peer, path, clock: this.#options.clock });
     } catch (error) {
@@ -77,44 +73,29 @@ interface TlsCarrierParts {
   readonly clock: Clock;
 }
 
-class TlsCarrier implements Carrier, FrameSink {
-  readonly peer: PeerIdentity;
-  readonly path: PathKind;
+class TlsCarrier extends CarrierBase implements FrameSink {
   readonly #leg: Duplex;
   readonly #socket: TLSSocket;
   readonly #clock: Clock;
-  readonly #reader = new FrameReader(batchPool);
   /** Written and not yet taken by the leg, oldest first; node:tls may read them until their callback. */
   readonly #inFlight: Uint8Array[] = [];
-  #blocked = false;
-  readonly #inbox = new Inbox();
-  #over = false;
 
   constructor(parts: TlsCarrierParts) {
-    this.peer = parts.peer;
-    this.path = parts.path;
+    super(parts);
     this.#leg = parts.leg;
     this.#socket = parts.socket;
     this.#clock = parts.clock;
     const socket = parts.socket;
     // Read from the start: a paused TLS socket of Deno goes on decrypting into a buffer without bound.
     socket.on("data", (chunk: Uint8Array) => this.#received(chunk));
-    socket.on("error", (error: Error) => this.#lost(error instanceof MeshError ? error.code : "PEER_GONE"));
-    parts.leg.on("error", (error: Error) => this.#lost(error instanceof MeshError ? error.code : "PEER_GONE"));
-    socket.once("end", () => this.#lost("PEER_GONE"));
-    socket.once("close", () => this.#lost("PEER_GONE"));
-  }
-
-  get handler(): CarrierHandler {
-    return this.#inbox.handler;
-  }
-
-  set handler(handler: CarrierHandler) {
-    this.#inbox.handler = handler;
+    socket.on("error", (error: Error) => this.lost(error instanceof MeshError ? error.code : "PEER_GONE"));
+    parts.leg.on("error", (error: Error) => this.lost(error instanceof MeshError ? error.code : "PEER_GONE"));
+    socket.once("end", () => this.lost("PEER_GONE"));
+    socket.once("close", () => this.lost("PEER_GONE"));
   }
 
   send(batch: Uint8Array): boolean {
-    if (this.#over) return false;
+    if (this.over) return false;
     const buffer = batch.length > SMALL ? batchPool.take() : new Uint8Array(batch.length + 4);
     const header = encodeHeader(buffer, batch.length);
     buffer.set(batch, header);
@@ -122,60 +103,44 @@ class TlsCarrier implements Carrier, FrameSink {
     this.#inFlight.push(buffer);
     this.#socket.write(size === buffer.length ? buffer : buffer.subarray(0, size), this.#written);
     if (this.#socket.writableLength < HIGH_WATER) return true;
-    this.#blocked = true;
+    this.blocked = true;
     return false;
   }
 
-  close(reason: ReasonCode): void {
-    if (this.#over) return;
-    this.#stop();
-    this.#inbox.stop();
-    shut(this.#clock, this.#leg, this.#socket, reason);
-  }
-
   onMessage(message: Uint8Array): void {
-    this.#inbox.batch(message);
+    this.inbox.batch(message);
   }
 
   onClose(reason: ReasonCode | undefined): void {
-    // SHUTDOWN is the reason of an orderly end: to the session it is an end without a fault.
-    this.#lost(reason === "SHUTDOWN" ? undefined : reason ?? undefined);
+    this.closedByPeer(reason);
   }
 
   readonly #written = (error?: Error | null): void => {
     const buffer = this.#inFlight.shift();
     if (error || buffer === undefined) return;
     if (buffer.length > SMALL + 4) batchPool.give(buffer);
-    if (!this.#blocked || this.#over || this.#socket.writableLength > LOW_WATER) return;
-    this.#blocked = false;
-    this.#inbox.handler.onDrain();
+    if (!this.blocked || this.over || this.#socket.writableLength > LOW_WATER) return;
+    this.blocked = false;
+    this.inbox.handler.onDrain();
   };
 
   #received(chunk: Uint8Array): void {
-    if (this.#over) return;
+    if (this.over) return;
     try {
       // Not as a Buffer: its slice() is a view, and who is handed these bytes expects a copy of it.
-      this.#reader.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), this);
+      this.reader.push(new Uint8Array(chunk.buffer, chunk.byteOffset, chunk.byteLength), this);
     } catch (error) {
-      if (this.#over) return;
-      const code = codeOf(error);
-      this.#stop();
-      shut(this.#clock, this.#leg, this.#socket, code);
-      this.#inbox.end(code);
+      this.fault(codeOf(error));
     }
   }
 
-  #lost(reason: ReasonCode | undefined): void {
-    if (this.#over) return;
-    this.#stop();
-    // A carrier that broke is cut with RST where the leg can: a FIN would hold its ports for a later attempt.
-    abort(this.#leg, this.#socket);
-    this.#inbox.end(reason);
+  protected override lastWords(reason: ReasonCode): void {
+    shut(this.#clock, this.#leg, this.#socket, reason);
   }
 
-  #stop(): void {
-    this.#over = true;
-    this.#reader.end();
+  /** A carrier that broke is cut with RST where the leg can: a FIN would hold its ports for a later attempt. */
+  protected override abort(): void {
+    abort(this.#leg, this.#socket);
   }
 }
 
