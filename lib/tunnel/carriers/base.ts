@@ -13,7 +13,7 @@ export abstract class CarrierBase implements Carrier {
   protected readonly reader = new FrameReader(batchPool);
   /** Nothing is sent, read or told any more. */
   protected over = false;
-  /** A send was refused more: the session waits for `onDrain`. */
+  /** A send said stop: the session waits for `onDrain`. */
   protected blocked = false;
 
   constructor({ peer, path }: { readonly peer: PeerIdentity; readonly path: PathKind }) {
