@@ -139,10 +139,12 @@ export function checkPath(chain: readonly Certificate[], trust: Pick<Trust, "anc
   if (other) {
     throw new MeshError(
       "CERT_UNTRUSTED",
-      `the authority of this mesh is ${pinOf(other)} now; this machine knows only ${pins.join(", ")}`,
+      `the certificate ${certificateText(leaf)} is not from this mesh's authority (${pins.join(", ")}), but from ${
+        pinOf(other)
+      }`,
       {
         hint:
-          "it was replaced while this machine was away all the time. Make a token on a server, and start the agent " +
+          "if the authority was replaced while this machine was away, make a token on a server, and start the agent " +
           "once with --token-file FILE and the --ca-pin that was printed: it joins again under its name, with its key",
       },
     );
