@@ -8,9 +8,9 @@ import { curl, tell, withMesh } from "./fixture.ts";
 import { manifest, type ServiceSpec } from "./manifests.ts";
 import { labTest } from "./support.ts";
 
-const BYTES = 6 << 20;
-/** So that a download takes some seconds. */
-const RATE = "1M";
+/** More than curl takes at once before it looks at its limit (100 reads of 100 KB): the rest comes at this rate. */
+const BYTES = 16 << 20;
+const RATE = "4M";
 
 labTest("beside a CNI: pods it routes to are the kernel's; connections outlive their endpoint's Service", async (t) => {
   await withMesh({ sites: [{ nat: "cone", nodes: 2 }, { nat: "cone" }], cloud: "none" }, async (mesh) => {
