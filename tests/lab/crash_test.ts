@@ -66,7 +66,9 @@ for (const backend of ["netlink", "nft"] as const) {
           await node.host.execOk(["nft", "flush", "ruleset"]);
           const flushed = systemClock.now();
           await until("both ways to answer", async () => {
-            const answers = await Promise.all([NEAR, FAR].map((ip) => curl(pod, `http://${ip}/`, ["--max-time", "1"])));
+            const answers = await Promise.all(
+              [NEAR, FAR].map((ip) => curl(pod, `http://${ip}/`, ["--max-time", "0.3"])),
+            );
             return answers.every((answer) => answer.code === 0) || undefined;
           });
           const ms = Math.round(systemClock.now() - flushed);
