@@ -85,17 +85,22 @@ Deno.test("remembered addresses are forgotten when the loop is trimmed; who hold
 });
 
 Deno.test("a remembered address takes no memory of the C library", () => {
-  const table = new AddressTable();
   const words = new Uint32Array(8);
   const bytes = new Uint8Array(words.buffer);
-  const before = Deno.memoryUsage().external;
-  for (let i = 0; i < 4000; i++) {
-    putSockaddr(bytes, 0, { ip: i % 2 === 0 ? "10.1.2.3" : "fd00::1", port: i + 1 });
-    table.find(words, 0);
-  }
-  assert.equal(table.size, 4000);
-  const grown = Deno.memoryUsage().external - before;
-  assert(grown < 16_000, `${grown} bytes for 4000 addresses`);
+  const tables: AddressTable[] = [];
+  const grown = Array.from({ length: 5 }, () => {
+    const table = new AddressTable();
+    tables.push(table);
+    const before = Deno.memoryUsage().external;
+    for (let i = 0; i < 4000; i++) {
+      putSockaddr(bytes, 0, { ip: i % 2 === 0 ? "10.1.2.3" : "fd00::1", port: i + 1 });
+      table.find(words, 0);
+    }
+    assert.equal(table.size, 4000);
+    return Deno.memoryUsage().external - before;
+  });
+  // What the tables take they take every time; what the engine books in between (a compiled function) it books once.
+  assert(Math.min(...grown) < 16_000, `${grown} bytes for 4000 addresses each`);
 });
 
 Deno.test("a caller's own address object is translated once", () => {

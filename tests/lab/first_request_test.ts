@@ -58,9 +58,10 @@ labTest("the first request between two sites is answered within a second of both
 /** Of any two machines of the lab; through the server it is twice as far. */
 const RTT_MS = 40;
 const RELAY_MS = 3 * 2 * RTT_MS + 50;
-const DIRECT_MS = 5 * RTT_MS + 200;
+/** Of the round itself: asking, preparing, being observed, the start, connecting, TLS. The rest is work on a slow machine. */
+const DIRECT_MS = 8 * RTT_MS + 300;
 
-labTest("two sites that never spoke: the relay in three round trips, the direct path in five", async () => {
+labTest("two sites that never spoke: the relay in three round trips, the direct path in eight", async () => {
   const sites = [{ nat: "cone" }, { nat: "cone" }] as const;
   await withMesh({ sites, cloud: "none", defaultRoute: true, oneWayDelayMs: RTT_MS / 2 }, async (mesh) => {
     const { topology } = mesh;

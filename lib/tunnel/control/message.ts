@@ -149,7 +149,7 @@ export function encodeControl(m: ControlMessage): Uint8Array {
         v.setFloat64(9, m.time);
       });
     case "goaway":
-      return frame(CONTROL.GOAWAY, 2, encoder.encode(cut(m.message)), MAX_TEXT, (v) => {
+      return frame(CONTROL.GOAWAY, 2, cut(m.message), MAX_TEXT, (v) => {
         v.setUint16(1, reasonNumber(m.code));
       });
     case "candidates":
@@ -223,6 +223,7 @@ export function decodeControl(bytes: Uint8Array): ControlMessage {
 }
 
 const NOTHING = new Uint8Array(0);
+const ELLIPSIS: Uint8Array = encoder.encode("…");
 
 function frame(type: number, head: number, body: Uint8Array, max: number, fill: (v: DataView) => void): Uint8Array {
   if (body.length > max) throw tooLong(type, body.length, max);
@@ -237,9 +238,14 @@ function json(type: number, value: unknown, max: number): Uint8Array {
   return frame(type, 0, encoder.encode(JSON.stringify(value)), max, () => {});
 }
 
-function cut(message: string): string {
-  // A quarter of the cap: no character is longer than four bytes in UTF-8.
-  return message.length > MAX_TEXT / 4 ? message.slice(0, MAX_TEXT / 4 - 1) + "…" : message;
+/** As much of the text as may be sent, whole characters only; an ellipsis says that more was said. */
+function cut(message: string): Uint8Array {
+  const whole = encoder.encode(message);
+  if (whole.length <= MAX_TEXT) return whole;
+  const room = new Uint8Array(MAX_TEXT);
+  const { written } = encoder.encodeInto(message, room.subarray(0, MAX_TEXT - ELLIPSIS.length));
+  room.set(ELLIPSIS, written);
+  return room.subarray(0, written + ELLIPSIS.length);
 }
 
 function tooLong(type: number, length: number, max: number): MeshError {
