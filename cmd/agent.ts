@@ -10,14 +10,14 @@ import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { notifyStopping } from "../lib/linux/process.ts";
 import type { Logger, LogLevel } from "../lib/log.ts";
-import { DiskSnapshot } from "../lib/meta/disk.ts";
-import { openSnapshotFiles } from "../lib/meta/disk_files.ts";
+import { DiskSnapshot } from "../lib/meta/disk/disk.ts";
+import { openSnapshotFiles } from "../lib/meta/disk/disk_files.ts";
 import { Guard } from "../lib/meta/guard.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
-import { ServerSource } from "../lib/meta/source_server.ts";
-import { MetaStore } from "../lib/meta/store.ts";
+import { ServerSource } from "../lib/meta/fanout/source_server.ts";
+import { MetaStore } from "../lib/meta/store/store.ts";
 import { Readiness } from "../lib/readiness.ts";
-import { startAdmin } from "./admin_server.ts";
+import { startAdmin } from "./daemon/admin_server.ts";
 import {
   allowedConnections,
   forwardConfig,
@@ -26,21 +26,21 @@ import {
   sameFacts,
   serviceCidrs,
   vitalAddresses,
-} from "./agent_facts.ts";
-import { LanNodes } from "./lan_nodes.ts";
-import { ensureIdentity } from "./agent_join.ts";
-import { type OpenMeshLink, openMeshLink, watchHost } from "./agent_link.ts";
-import { engineChoice } from "./agent_engine.ts";
-import { DnsModule } from "./agent_dns.ts";
-import { collectAgentMetrics } from "./agent_metrics.ts";
-import { agentRoutes } from "./agent_routes.ts";
-import { agentPaths, pathSockets } from "./agent_paths.ts";
-import { addAgentChecks } from "./agent_ready.ts";
-import { type AgentSockets, applySocketChoice, openSockets } from "./agent_sockets.ts";
-import { openRules } from "./agent_rules.ts";
+} from "./agent/facts.ts";
+import { LanNodes } from "./agent/lan_nodes.ts";
+import { ensureIdentity } from "./agent/join.ts";
+import { type OpenMeshLink, openMeshLink, watchHost } from "./agent/link.ts";
+import { engineChoice } from "./agent/engine.ts";
+import { DnsModule } from "./agent/dns.ts";
+import { collectAgentMetrics } from "./agent/metrics.ts";
+import { agentRoutes } from "./agent/routes.ts";
+import { agentPaths, pathSockets } from "./agent/paths.ts";
+import { addAgentChecks } from "./agent/ready.ts";
+import { type AgentSockets, applySocketChoice, openSockets } from "./agent/sockets.ts";
+import { openRules } from "./agent/rules.ts";
 import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { spareBuffers } from "../lib/tunnel/spare_buffers.ts";
-import { makeTunnel, serversOf, type TunnelHandle } from "./agent_tunnel.ts";
+import { makeTunnel, serversOf, type TunnelHandle } from "./agent/tunnel.ts";
 import {
   announceReady,
   type DaemonFlags,
@@ -50,13 +50,13 @@ import {
   readConfig,
   startWatchdog,
   untilStopped,
-} from "./daemon.ts";
-import { reloadOnHangup } from "./reload.ts";
-import { filesSource, isNamed, namedSource } from "./meta_sources.ts";
-import { startMetrics } from "./metrics_server.ts";
+} from "./daemon/daemon.ts";
+import { reloadOnHangup } from "./daemon/reload.ts";
+import { filesSource, isNamed, namedSource } from "./daemon/meta_sources.ts";
+import { startMetrics } from "./daemon/metrics_server.ts";
 import { noteResolver, rootHelps } from "./root_helps.ts";
-import { watchNativeProxy } from "./native_proxy.ts";
-import { openStateDir, type StateDir } from "./state_dir.ts";
+import { watchNativeProxy } from "./agent/native_proxy.ts";
+import { openStateDir, type StateDir } from "./daemon/state_dir.ts";
 
 /** A host that starts without its server says it is ready after this long: what works offline must not wait for it. */
 const FIRST_CONNECTION_MS = 2_000;

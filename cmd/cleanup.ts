@@ -3,11 +3,11 @@ import type { AgentConfig } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
 import { lockFile } from "../lib/linux/lock.ts";
 import { nullLogger } from "../lib/log.ts";
-import { openRules } from "./agent_rules.ts";
-import { readConfig } from "./daemon.ts";
-import { HostResolver } from "./host_resolver.ts";
+import { openRules } from "./agent/rules.ts";
+import { readConfig } from "./daemon/daemon.ts";
+import { HostResolver } from "./agent/host_resolver.ts";
 import { print } from "./output.ts";
-import { removeLeftMeshLink } from "./agent_link.ts";
+import { removeLeftMeshLink } from "./agent/link.ts";
 
 export async function cleanupCommand(flags: { config?: string; state?: boolean }): Promise<number> {
   const config = await readConfig("agent", flags.config === undefined ? {} : { config: flags.config });

@@ -3,7 +3,7 @@ import { configJsonSchema, configPaths, type Role } from "../lib/config.ts";
 import { checkConfig, type ConfigProblem, problemLine } from "../lib/config_load.ts";
 import { redactConfig, redactText } from "../lib/redact.ts";
 import { STATUS_VERSION } from "../lib/status.ts";
-import { configSources } from "./daemon.ts";
+import { configSources } from "./daemon/daemon.ts";
 import { type Format, printDocument, printError, table } from "./output.ts";
 
 export interface ConfigFlags {

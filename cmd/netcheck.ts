@@ -2,10 +2,10 @@
 import { hostPort } from "../lib/addr.ts";
 import { STATUS_VERSION } from "../lib/status.ts";
 import { adminCall, NotRunningError } from "./admin_client.ts";
-import type { NetworkSeen } from "./agent_netcheck.ts";
+import type { NetworkSeen } from "./agent/netcheck.ts";
 import type { ReachFact } from "./check/facts.ts";
 import { gatherHost, identityOf, proxyOf, reachAll } from "./check/gather_host.ts";
-import { readConfig } from "./daemon.ts";
+import { readConfig } from "./daemon/daemon.ts";
 import { judgeNat, type NatFinding, type Sighting } from "./netcheck_judge.ts";
 import { type Format, printDocument, table } from "./output.ts";
 

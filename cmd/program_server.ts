@@ -21,7 +21,7 @@ export function addServerCommands(program: Command, done: (code: number) => void
     .option("--config <file>", "configuration file (default /etc/edgemesh/server.yaml, if it exists)")
     .option("--set <path=value...>", "any configuration value")
     .option("--state-dir <dir>", "state, default /var/lib/edgemesh/server")
-    .action(async (flags) => done(await (await import("./server_join.ts")).serverJoin(flags)));
+    .action(async (flags) => done(await (await import("./server/join.ts")).serverJoin(flags)));
   outputs(sockets(server.command("list"), "server")).description("List the servers of this mesh")
     .action(async (flags) => done(await (await import("./servers.ts")).serverList(flags)));
   const ca = server.command("ca").description("Replace the authority of the mesh, without anybody joining again");

@@ -14,17 +14,17 @@ import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
 import { notifyStopping } from "../lib/linux/process.ts";
 import type { Logger } from "../lib/log.ts";
-import { FanoutServer } from "../lib/meta/fanout_server.ts";
-import type { AgentConnection } from "../lib/meta/fanout_server.ts";
+import { FanoutServer } from "../lib/meta/fanout/fanout_server.ts";
+import type { AgentConnection } from "../lib/meta/fanout/fanout_server.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
-import { scopeFor, scopeLabels } from "../lib/meta/scope.ts";
-import { MetaStore } from "../lib/meta/store.ts";
+import { scopeFor, scopeLabels } from "../lib/meta/fanout/scope.ts";
+import { MetaStore } from "../lib/meta/store/store.ts";
 import { Readiness } from "../lib/readiness.ts";
 import { legOfFd } from "../lib/tunnel/carriers/tcp_leg.ts";
 import { MAX_OBSERVERS } from "../lib/tunnel/control/path_message.ts";
 import { ControlServer } from "../lib/tunnel/control/server.ts";
 import { VERSION } from "../lib/version.ts";
-import { startAdmin } from "./admin_server.ts";
+import { startAdmin } from "./daemon/admin_server.ts";
 import {
   announceReady,
   bootId,
@@ -35,14 +35,14 @@ import {
   readConfig,
   startWatchdog,
   untilStopped,
-} from "./daemon.ts";
-import { reloadOnHangup } from "./reload.ts";
-import { filesSource, kubeSource } from "./meta_sources.ts";
-import { startMetrics } from "./metrics_server.ts";
-import { collectServerMetrics } from "./server_metrics.ts";
-import { publishRevocations } from "./server_nodes.ts";
-import { serverRoutes } from "./server_routes.ts";
-import { openStateDir, type StateDir } from "./state_dir.ts";
+} from "./daemon/daemon.ts";
+import { reloadOnHangup } from "./daemon/reload.ts";
+import { filesSource, kubeSource } from "./daemon/meta_sources.ts";
+import { startMetrics } from "./daemon/metrics_server.ts";
+import { collectServerMetrics } from "./server/metrics.ts";
+import { publishRevocations } from "./server/nodes.ts";
+import { serverRoutes } from "./server/routes.ts";
+import { openStateDir, type StateDir } from "./daemon/state_dir.ts";
 
 export async function serverCommand(flags: DaemonFlags): Promise<number> {
   const config = await readConfig("server", flags);

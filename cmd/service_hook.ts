@@ -6,8 +6,8 @@ import type { AgentConfig } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
 import { openLinks } from "../lib/linux/link_table.ts";
 import { removeLeft } from "./cleanup.ts";
-import { openLog, readConfig } from "./daemon.ts";
-import { HostResolver } from "./host_resolver.ts";
+import { openLog, readConfig } from "./daemon/daemon.ts";
+import { HostResolver } from "./agent/host_resolver.ts";
 import { resolverWish } from "./root_helps.ts";
 
 /** An exit code that the unit does not start again from (RestartPreventExitStatus). */

@@ -1,7 +1,7 @@
 /** `edgemesh services`, `endpoints` and `connections`: parts of what the agent knows, as tables. */
 import { type AgentStatus, type ServiceStatus, STATUS_VERSION } from "../lib/status.ts";
 import { adminCall } from "./admin_client.ts";
-import type { ConnectionsSeen } from "./agent_netcheck.ts";
+import type { ConnectionsSeen } from "./agent/netcheck.ts";
 import { bytes, duration, type Format, printDocument, table } from "./output.ts";
 import { fetchStatus } from "./status.ts";
 

@@ -1,5 +1,5 @@
 /**
- * The admin interface: pure request → response, served by cmd/admin_server.ts on a unix socket. Readers may look at
+ * The admin interface: pure request → response, served by cmd/daemon/admin_server.ts on a unix socket. Readers may look at
  * everything that is no secret; changes are taken on the root-only socket alone.
  */
 import { describe, MeshError } from "./errors.ts";

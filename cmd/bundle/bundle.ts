@@ -9,7 +9,7 @@ import { describe, MeshError } from "../../lib/errors.ts";
 import { buildInfo, VERSION } from "../../lib/version.ts";
 import { adminCall } from "../admin_client.ts";
 import { shownConfig } from "../config.ts";
-import { configSources } from "../daemon.ts";
+import { configSources } from "../daemon/daemon.ts";
 import { netcheck } from "../netcheck.ts";
 import { type Format, print, printDocument } from "../output.ts";
 import { within } from "../within.ts";

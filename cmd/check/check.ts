@@ -3,7 +3,7 @@ import { pause, systemClock } from "../../lib/clock.ts";
 import { describe } from "../../lib/errors.ts";
 import { type Status, STATUS_VERSION } from "../../lib/status.ts";
 import { adminCall, NotRunningError } from "../admin_client.ts";
-import { configSources } from "../daemon.ts";
+import { configSources } from "../daemon/daemon.ts";
 import { checkConfig, problemLine } from "../../lib/config_load.ts";
 import type { AgentConfig } from "../../lib/config.ts";
 import { parsePeriod } from "../period.ts";

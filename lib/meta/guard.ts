@@ -11,7 +11,7 @@ import type { Changes, ObjectChange } from "./objects.ts";
 import { groupOf, put, sameValue } from "./objects.ts";
 import type { Problem } from "./problems.ts";
 import { ProblemBook, shown } from "./problems.ts";
-import type { Snapshot } from "./snapshot.ts";
+import type { Snapshot } from "./store/snapshot.ts";
 
 export interface GuardPolicy {
   /** Networks of virtual addresses: fixed at the join or by local configuration. */

@@ -3,15 +3,15 @@ import assert from "node:assert/strict";
 import { parseCidr } from "../addr.ts";
 import { FakeClock } from "../clock.ts";
 import { nullLogger } from "../log.ts";
-import { DiskSnapshot } from "./disk.ts";
-import type { SnapshotFiles } from "./disk.ts";
-import { FanoutServer } from "./fanout_server.ts";
+import { DiskSnapshot } from "./disk/disk.ts";
+import type { SnapshotFiles } from "./disk/disk.ts";
+import { FanoutServer } from "./fanout/fanout_server.ts";
 import type { GuardPolicy } from "./guard.ts";
 import { Guard } from "./guard.ts";
 import type { ObjectChange } from "./objects.ts";
 import { put, remove } from "./objects.ts";
-import { ServerSource } from "./source_server.ts";
-import { MetaStore } from "./store.ts";
+import { ServerSource } from "./fanout/source_server.ts";
+import { MetaStore } from "./store/store.ts";
 import { anEndpoint, aNode, aPod, aService, aSlice } from "./testing.ts";
 
 const NARROW: GuardPolicy = {

@@ -1,6 +1,6 @@
 /**
  * What the mesh knows about the cluster: Kubernetes objects slimmed to the fields the product uses. Every value is
- * readonly and checked at the border (lib/meta/convert.ts): addresses are canonical, ports are in range, names are
+ * readonly and checked at the border (lib/meta/convert/convert.ts): addresses are canonical, ports are in range, names are
  * valid. Nothing here is a Kubernetes type, and nothing here does I/O.
  */
 

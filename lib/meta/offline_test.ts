@@ -8,12 +8,12 @@ import { labelsOf } from "../dns/wire/labels.ts";
 import { createLogger, memorySink } from "../log.ts";
 import { FakeApiServer } from "../../tests/kube/fake_apiserver.ts";
 import { kubeService, kubeSlice, SERVICES, SLICES } from "../../tests/kube/objects.ts";
-import { DiskSnapshot } from "./disk.ts";
-import { openSnapshotFiles } from "./disk_files.ts";
+import { DiskSnapshot } from "./disk/disk.ts";
+import { openSnapshotFiles } from "./disk/disk_files.ts";
 import { Guard } from "./guard.ts";
-import { FetchApi } from "./kube_api.ts";
-import { KubeSource } from "./source_kube.ts";
-import { MetaStore } from "./store.ts";
+import { FetchApi } from "./kube/kube_api.ts";
+import { KubeSource } from "./kube/source_kube.ts";
+import { MetaStore } from "./store/store.ts";
 
 const HOUR_MS = 3_600_000;
 

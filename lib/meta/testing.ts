@@ -4,7 +4,7 @@ import { pause } from "../clock.ts";
 import type { Endpoint, EndpointSlice, Node, Pod, Service } from "./model.ts";
 import type { Changes } from "./objects.ts";
 import { put } from "./objects.ts";
-import { Snapshot } from "./snapshot.ts";
+import { Snapshot } from "./store/snapshot.ts";
 
 export function aService(over: Partial<Service> = {}): Service {
   return {

@@ -15,10 +15,10 @@ import { RelayLegs } from "./legs/relay_legs.ts";
 import { AUTHORITIES_FEATURE } from "./control/authority_message.ts";
 import { LEGS_FEATURE } from "./control/leg_message.ts";
 import { PATHS_FEATURE } from "./control/path_message.ts";
-import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./manager.ts";
+import { TunnelManager, type TunnelManagerOptions, type TunnelStatus } from "./peer/manager.ts";
 import type { PathSockets } from "./path/legs.ts";
 import { Paths, type PathsOptions } from "./path/paths.ts";
-import type { SessionEvents } from "./session_types.ts";
+import type { SessionEvents } from "./session/session_types.ts";
 
 /** How long peers may take to hear that we stop. */
 const GOODBYE_MS = 500;

@@ -6,7 +6,7 @@ import type { Clock } from "../clock.ts";
 import type { ReasonCode } from "../errors.ts";
 import { BufferPool } from "./buffer_pool.ts";
 import { type Carrier, type CarrierHandler, MAX_BATCH, type PathKind, type PeerIdentity } from "./carrier.ts";
-import { Fifo } from "./fair.ts";
+import { Fifo } from "./session/fair.ts";
 
 export interface MemoryCarrierOptions {
   /** Who is at each end: the first end's peer is `b`. */

@@ -1,8 +1,8 @@
 /** Buffers that the process keeps for its next busy time, whichever session or carrier had them. */
 import { batchPool } from "./carriers/pool.ts";
-import { datagramPool } from "./datagrams.ts";
-import { segmentPool } from "./send_log.ts";
-import { largeChunks, smallChunks } from "./unread.ts";
+import { datagramPool } from "./session/datagrams.ts";
+import { segmentPool } from "./session/send_log.ts";
+import { largeChunks, smallChunks } from "./session/unread.ts";
 
 /** Lets them go when told: up to 10 MB after bulk transfers. What is in use is not touched. */
 export const spareBuffers = {

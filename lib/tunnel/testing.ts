@@ -7,9 +7,9 @@ import type { DatagramFlow, MeshStream, ServiceTarget, StreamHandler } from "../
 import { idleHandler } from "../net_memory.ts";
 import type { Carrier, PathKind } from "./carrier.ts";
 import type { PathAgent, PathAttempt, PathSink } from "./legs/path_agent.ts";
-import { TunnelManager, type TunnelManagerOptions } from "./manager.ts";
-import type { PeerSession, SessionParts } from "./peer_types.ts";
-import type { SessionStats } from "./session_types.ts";
+import { TunnelManager, type TunnelManagerOptions } from "./peer/manager.ts";
+import type { PeerSession, SessionParts } from "./peer/peer_types.ts";
+import type { SessionStats } from "./session/session_types.ts";
 
 /** A session that does what the test says. */
 export class FakeSession implements PeerSession {

@@ -12,10 +12,10 @@ import { attested, TEST_NOW } from "../../lib/identity/testing.ts";
 import { DEFAULT_GRACE_MS, parseChain, type Trust, verifyPeer } from "../../lib/identity/trust.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { Guard } from "../../lib/meta/guard.ts";
-import type { Snapshot } from "../../lib/meta/snapshot.ts";
-import { type MetaLink, ServerSource } from "../../lib/meta/source_server.ts";
-import { MetaStore } from "../../lib/meta/store.ts";
-import { ACK_EVERY, decodeMessage, decodeUnit, encodeAck, encodeHello } from "../../lib/meta/wire.ts";
+import type { Snapshot } from "../../lib/meta/store/snapshot.ts";
+import { type MetaLink, ServerSource } from "../../lib/meta/fanout/source_server.ts";
+import { MetaStore } from "../../lib/meta/store/store.ts";
+import { ACK_EVERY, decodeMessage, decodeUnit, encodeAck, encodeHello } from "../../lib/meta/fanout/wire.ts";
 import type { TlsCredentials } from "../../lib/tunnel/carriers/engine.ts";
 import { ControlClient } from "../../lib/tunnel/control/client.ts";
 

@@ -11,12 +11,12 @@
 import { parseArgs } from "node:util";
 import { pause, systemClock } from "../../lib/clock.ts";
 import { nullLogger } from "../../lib/log.ts";
-import type { AgentConnection } from "../../lib/meta/fanout_server.ts";
-import { FanoutServer } from "../../lib/meta/fanout_server.ts";
-import type { SessionInfo } from "../../lib/meta/fanout_session.ts";
+import type { AgentConnection } from "../../lib/meta/fanout/fanout_server.ts";
+import { FanoutServer } from "../../lib/meta/fanout/fanout_server.ts";
+import type { SessionInfo } from "../../lib/meta/fanout/fanout_session.ts";
 import type { EndpointSlice } from "../../lib/meta/model.ts";
 import { put } from "../../lib/meta/objects.ts";
-import { MetaStore } from "../../lib/meta/store.ts";
+import { MetaStore } from "../../lib/meta/store/store.ts";
 import { bigCluster } from "../../lib/meta/testing.ts";
 import { ControlServer } from "../../lib/tunnel/control/server.ts";
 import type { VerifiedPeer } from "../../lib/identity/trust.ts";

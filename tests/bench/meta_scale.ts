@@ -13,11 +13,11 @@ import { kubeService, kubeSlice, SERVICES, SLICES } from "../kube/objects.ts";
 import { giveBack } from "../../lib/linux/idle_memory.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { nullLogger } from "../../lib/log.ts";
-import { FetchApi } from "../../lib/meta/kube_api.ts";
+import { FetchApi } from "../../lib/meta/kube/kube_api.ts";
 import type { EndpointSlice } from "../../lib/meta/model.ts";
 import { put } from "../../lib/meta/objects.ts";
-import { KubeSource } from "../../lib/meta/source_kube.ts";
-import { MetaStore } from "../../lib/meta/store.ts";
+import { KubeSource } from "../../lib/meta/kube/source_kube.ts";
+import { MetaStore } from "../../lib/meta/store/store.ts";
 
 const SERVICE_COUNT = 5000;
 const ENDPOINTS_EACH = 10;

@@ -7,8 +7,8 @@ import { cpuUsage } from "node:process";
 import { FakeClock } from "../../lib/clock.ts";
 import { DEFAULT_LIMITS } from "../../lib/tunnel/constants.ts";
 import { memoryCarriers } from "../../lib/tunnel/memory_carrier.ts";
-import { Session } from "../../lib/tunnel/session.ts";
-import type { SessionRole } from "../../lib/tunnel/session_types.ts";
+import { Session } from "../../lib/tunnel/session/session.ts";
+import type { SessionRole } from "../../lib/tunnel/session/session_types.ts";
 import { WOULD_BLOCK } from "../../lib/net.ts";
 import { NODE_A, NODE_B, TARGET, UDP_TARGET } from "../fixtures/sessions.ts";
 

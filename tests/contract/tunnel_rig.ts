@@ -8,7 +8,7 @@ import { AgentTunnel, type AgentTunnelOptions } from "../../lib/tunnel/agent_tun
 import { ControlServer, type ControlServerOptions } from "../../lib/tunnel/control/server.ts";
 import type { VerifiedPeer } from "../../lib/identity/trust.ts";
 import type { TlsCredentials } from "../../lib/tunnel/carriers/engine.ts";
-import type { IncomingStream } from "../../lib/tunnel/session_types.ts";
+import type { IncomingStream } from "../../lib/tunnel/session/session_types.ts";
 import { TestPki } from "./tunnel_pki.ts";
 
 export type ServerParts = Partial<ControlServerOptions<VerifiedPeer>>;

@@ -3,10 +3,10 @@ import assert from "node:assert/strict";
 import { createLogger, memorySink } from "../../lib/log.ts";
 import { systemClock } from "../../lib/clock.ts";
 import { exec, execOk, until } from "../../lib/lab/exec.ts";
-import { FetchApi } from "../../lib/meta/kube_api.ts";
-import { kubeconfigAccess } from "../../lib/meta/kube_config.ts";
-import { KubeSource } from "../../lib/meta/source_kube.ts";
-import { MetaStore } from "../../lib/meta/store.ts";
+import { FetchApi } from "../../lib/meta/kube/kube_api.ts";
+import { kubeconfigAccess } from "../../lib/meta/kube/kube_config.ts";
+import { KubeSource } from "../../lib/meta/kube/source_kube.ts";
+import { MetaStore } from "../../lib/meta/store/store.ts";
 import { say } from "../lab/support.ts";
 import { ControlPlane, kubeBinaries } from "./control_plane.ts";
 

@@ -7,10 +7,10 @@ import assert from "node:assert/strict";
 import { parseAllDocuments } from "yaml";
 import { systemClock } from "../../lib/clock.ts";
 import { createLogger, memorySink } from "../../lib/log.ts";
-import { FetchApi } from "../../lib/meta/kube_api.ts";
-import { kubeconfigAccess } from "../../lib/meta/kube_config.ts";
-import { KubeSource } from "../../lib/meta/source_kube.ts";
-import { MetaStore } from "../../lib/meta/store.ts";
+import { FetchApi } from "../../lib/meta/kube/kube_api.ts";
+import { kubeconfigAccess } from "../../lib/meta/kube/kube_config.ts";
+import { KubeSource } from "../../lib/meta/kube/source_kube.ts";
+import { MetaStore } from "../../lib/meta/store/store.ts";
 import { ControlPlane, kubeBinaries, kubeconfigText } from "./control_plane.ts";
 import { CutProxy } from "./cut_proxy.ts";
 

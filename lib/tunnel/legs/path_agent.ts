@@ -1,7 +1,7 @@
 /** Where the manager gets carriers from: the relay (relay_path.ts), or all ways in a race (path/paths.ts). */
 import type { MeshError } from "../../errors.ts";
 import type { Carrier, PathKind } from "../carrier.ts";
-import type { PeerStateKind } from "../peer_types.ts";
+import type { PeerStateKind } from "../peer/peer_types.ts";
 
 export interface PathSink {
   /** A way is open: may come several times, better ways later. The manager owns the carrier from now on. */

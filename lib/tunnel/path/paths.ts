@@ -13,7 +13,7 @@ import type { CarrierEngine } from "../carriers/engine.ts";
 import type { ControlClient } from "../control/client.ts";
 import { MAX_ADDRESSES, type PathMessage } from "../control/path_message.ts";
 import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
-import type { PeerStateKind } from "../peer_types.ts";
+import type { PeerStateKind } from "../peer/peer_types.ts";
 import { type Dialable, type DialRules, type HostAddress, judge, ownCandidates, pathFrom, RANK } from "./candidates.ts";
 import { Discovery, type LanSocket } from "./discovery.ts";
 import { abortLeg, type Cancel, dialLeg, type PathLeg, type PathSockets, watchLeg } from "./legs.ts";

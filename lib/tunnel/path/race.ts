@@ -1,7 +1,7 @@
 /** One search of the tunnel for a carrier: the relay and whatever is better, whichever comes; it fails when all of it has. */
 import type { MeshError } from "../../errors.ts";
 import type { Carrier } from "../carrier.ts";
-import { FINAL } from "../final.ts";
+import { FINAL } from "../peer/final.ts";
 import type { PathAgent, PathAttempt, PathSink } from "../legs/path_agent.ts";
 import type { Pursuit } from "./pursuit.ts";
 
