@@ -4,7 +4,6 @@
  */
 import { systemClock } from "../lib/clock.ts";
 import type { AgentConfig } from "../lib/config.ts";
-import type { NodeFacts } from "../lib/forward/facts.ts";
 import { Forwarder } from "../lib/forward/forwarder.ts";
 import type { AgentIdentity } from "../lib/identity/agent.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
@@ -13,7 +12,6 @@ import type { Logger, LogLevel } from "../lib/log.ts";
 import { DiskSnapshot } from "../lib/meta/disk/disk.ts";
 import { openSnapshotFiles } from "../lib/meta/disk/disk_files.ts";
 import { Guard } from "../lib/meta/guard.ts";
-import type { MetaSource } from "../lib/meta/source.ts";
 import { ServerSource } from "../lib/meta/fanout/source_server.ts";
 import { MetaStore } from "../lib/meta/store/store.ts";
 import { Readiness } from "../lib/readiness.ts";
@@ -28,17 +26,17 @@ import {
   vitalAddresses,
 } from "./agent/facts.ts";
 import { LanNodes } from "./agent/lan_nodes.ts";
+import type { RunningAgent } from "./agent/running.ts";
 import { ensureIdentity } from "./agent/join.ts";
-import { type OpenMeshLink, openMeshLink, watchHost } from "./agent/link.ts";
+import { openMeshLink, watchHost } from "./agent/link.ts";
 import { engineChoice } from "./agent/engine.ts";
 import { DnsModule } from "./agent/dns.ts";
 import { collectAgentMetrics } from "./agent/metrics.ts";
 import { agentRoutes } from "./agent/routes.ts";
 import { agentPaths, pathSockets } from "./agent/paths.ts";
 import { addAgentChecks } from "./agent/ready.ts";
-import { type AgentSockets, applySocketChoice, openSockets } from "./agent/sockets.ts";
+import { applySocketChoice, openSockets } from "./agent/sockets.ts";
 import { openRules } from "./agent/rules.ts";
-import type { AgentTunnel } from "../lib/tunnel/agent_tunnel.ts";
 import { spareBuffers } from "../lib/tunnel/spare_buffers.ts";
 import { makeTunnel, serversOf, type TunnelHandle } from "./agent/tunnel.ts";
 import {
@@ -87,32 +85,6 @@ export interface AgentParts {
   readonly state: StateDir;
   readonly identity: AgentIdentity;
   setLogLevel(level: LogLevel): void;
-}
-
-/** What admin routes and the status document read. */
-export interface RunningAgent extends AsyncDisposable {
-  /** In force: the one of the start, and what reloads changed of it. */
-  readonly config: AgentConfig;
-  readonly identity: AgentIdentity;
-  readonly store: MetaStore;
-  readonly source: ServerSource;
-  readonly local: MetaSource | undefined;
-  /** A Kubernetes API or MetaServer that is followed instead of the server, where one is named. */
-  readonly explicit: MetaSource | undefined;
-  readonly guard: Guard;
-  readonly disk: DiskSnapshot;
-  readonly dns: DnsModule | undefined;
-  readonly forwarder: Forwarder | undefined;
-  readonly sockets: AgentSockets;
-  readonly tunnel: AgentTunnel;
-  readonly readiness: Readiness;
-  readonly link: OpenMeshLink;
-  readonly startedAt: number;
-  /** Wall-clock time since when a server is connected, or none is. */
-  modeSince: number;
-  facts: NodeFacts;
-  /** Takes over what can change while running; the rest of `next` must be as it was. */
-  reconfigure(next: AgentConfig): Promise<void>;
 }
 
 /** Starts everything; disposing of the result stops it in reverse order and leaves the host as it was. */

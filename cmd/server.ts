@@ -13,7 +13,7 @@ import { type VerifiedPeer, verifyPeer } from "../lib/identity/trust.ts";
 import { keepMemoryLow } from "../lib/linux/idle_memory.ts";
 import { EpollLoop } from "../lib/linux/loop.ts";
 import { notifyStopping } from "../lib/linux/process.ts";
-import type { Logger } from "../lib/log.ts";
+import type { Logger, LogLevel } from "../lib/log.ts";
 import { FanoutServer } from "../lib/meta/fanout/fanout_server.ts";
 import type { AgentConnection } from "../lib/meta/fanout/fanout_server.ts";
 import type { MetaSource } from "../lib/meta/source.ts";
@@ -42,6 +42,7 @@ import { startMetrics } from "./daemon/metrics_server.ts";
 import { collectServerMetrics } from "./server/metrics.ts";
 import { publishRevocations } from "./server/nodes.ts";
 import { serverRoutes } from "./server/routes.ts";
+import type { RunningServer } from "./server/running.ts";
 import { openStateDir, type StateDir } from "./daemon/state_dir.ts";
 
 export async function serverCommand(flags: DaemonFlags): Promise<number> {
@@ -64,20 +65,7 @@ export interface ServerParts {
   readonly config: ServerConfig;
   readonly log: Logger;
   readonly state: StateDir;
-  setLogLevel(level: Logger extends never ? never : ServerConfig["log"]["level"]): void;
-}
-
-/** What admin routes and the status document read. */
-export interface RunningServer extends AsyncDisposable {
-  readonly config: ServerConfig;
-  readonly url: string;
-  readonly pin: string;
-  readonly identity: IdentityServer;
-  readonly control: ControlServer<VerifiedPeer>;
-  readonly store: MetaStore;
-  readonly sources: readonly MetaSource[];
-  readonly readiness: Readiness;
-  readonly startedAt: number;
+  setLogLevel(level: LogLevel): void;
 }
 
 /** Starts everything; disposing of the result stops it in reverse order. */

@@ -4,7 +4,7 @@ import type { AdminRoute } from "../../lib/admin.ts";
 import { gatherUsage, type ProcReader } from "../../lib/dns/host/usage_gather.ts";
 import { openLinks } from "../../lib/linux/link_table.ts";
 import { RT_TABLE_MAIN } from "../../lib/linux/rtnetlink.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 import { serviceCidrs } from "./facts.ts";
 import type { AgentFacts } from "../check/facts.ts";
 import { writeProblem } from "../check/gather_host.ts";

@@ -2,7 +2,7 @@
 import { CONNECT_SECONDS } from "../../lib/forward/counters.ts";
 import type { Registry } from "../../lib/metrics.ts";
 import { processMetrics } from "../daemon/process_metrics.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 
 export function collectAgentMetrics(agent: RunningAgent): Registry {
   const r = processMetrics(agent);

@@ -3,7 +3,7 @@ import type { AdminRoute } from "../../lib/admin.ts";
 import type { SeenConnection } from "../../lib/forward/connections.ts";
 import type { ForwardStatus } from "../../lib/forward/status.ts";
 import type { IpPort } from "../../lib/net.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 
 /** The control connection to one server. */
 export interface ServerSeen {

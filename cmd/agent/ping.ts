@@ -1,7 +1,7 @@
 /** Admin routes behind `edgemesh ping` and `endpoints`: they look and measure, and change nothing. */
 import type { AdminRoute } from "../../lib/admin.ts";
 import { MeshError } from "../../lib/errors.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 import type { PingReply } from "../ping_report.ts";
 import { resolveTarget, servicesNamed, type TargetView } from "../target.ts";
 import { within } from "../within.ts";

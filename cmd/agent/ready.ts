@@ -2,7 +2,7 @@
  * When an agent is ready: what its modules promise, they do. A module that is switched off blocks nothing, and none waits
  * for the cloud: with a snapshot on disk an agent without any server is ready.
  */
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 
 /** Adds the conditions of each module. They are asked again for as long as the agent runs. */
 export function addAgentChecks(agent: RunningAgent): void {

@@ -22,7 +22,7 @@ import { networkRoutes } from "./netcheck.ts";
 import { pingRoutes } from "./ping.ts";
 import { commonRoutes } from "../daemon/common_routes.ts";
 import { sourceView } from "../daemon/meta_sources.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 import { agentWarnings } from "./warnings.ts";
 import { WITHOUT_FFI } from "../without_ffi.ts";
 

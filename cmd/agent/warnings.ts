@@ -1,7 +1,7 @@
 /** What an operator should look at, from what the parts of a running agent say: `warnings` of the status document. */
 import type { ForwardStatus } from "../../lib/forward/status.ts";
 import type { ServerLinkStatus, Warning } from "../../lib/status.ts";
-import type { RunningAgent } from "../agent.ts";
+import type { RunningAgent } from "./running.ts";
 import { duration } from "../output.ts";
 import { rulesHint } from "../rules_hint.ts";
 import { serverHint } from "../server_hint.ts";

@@ -1,7 +1,7 @@
 /** Admin routes about the servers of the mesh and their authority. */
 import type { AdminRoute } from "../../lib/admin.ts";
 import { MeshError } from "../../lib/errors.ts";
-import type { RunningServer } from "../server.ts";
+import type { RunningServer } from "./running.ts";
 import type { ListedServer } from "../servers.ts";
 
 export function memberRoutes(server: RunningServer): AdminRoute[] {

@@ -1,7 +1,7 @@
 /** What a server measures, read when it is scraped. */
 import type { Registry } from "../../lib/metrics.ts";
 import { processMetrics } from "../daemon/process_metrics.ts";
-import type { RunningServer } from "../server.ts";
+import type { RunningServer } from "./running.ts";
 
 export function collectServerMetrics(server: RunningServer): Registry {
   const r = processMetrics(server);

@@ -6,7 +6,7 @@ import type { VerifiedPeer } from "../../lib/identity/trust.ts";
 import type { ControlServer } from "../../lib/tunnel/control/server.ts";
 import type { RevocationList } from "../../lib/identity/revocation.ts";
 import type { ListedNode } from "../node.ts";
-import type { RunningServer } from "../server.ts";
+import type { RunningServer } from "./running.ts";
 
 /** Tells every agent who is revoked, and cuts connections of whoever is on the list now. */
 export function publishRevocations(identity: IdentityServer, control: ControlServer<VerifiedPeer>): void {

@@ -11,7 +11,7 @@ import { type ServerStatus, STATUS_VERSION } from "../../lib/status.ts";
 import { buildInfo, VERSION } from "../../lib/version.ts";
 import { commonRoutes } from "../daemon/common_routes.ts";
 import { sourceView } from "../daemon/meta_sources.ts";
-import type { RunningServer } from "../server.ts";
+import type { RunningServer } from "./running.ts";
 import { listedServers, memberRoutes } from "./members.ts";
 import { nodeRoutes } from "./nodes.ts";
 import { serverWarnings } from "./warnings.ts";

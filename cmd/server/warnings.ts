@@ -1,6 +1,6 @@
 /** What a server's status warns about. */
 import type { Warning } from "../../lib/status.ts";
-import type { RunningServer } from "../server.ts";
+import type { RunningServer } from "./running.ts";
 
 export function serverWarnings(server: RunningServer, problems: number): readonly Warning[] {
   return [...metadataWarnings(server, problems), ...memberWarnings(server), ...rotationWarnings(server)];

@@ -158,6 +158,24 @@ test("the address of another agent is not mistaken for the peer's", async (world
   assert.equal(pathTo(a, "edge-b"), "relay");
 });
 
+test("what is said of a peer while an agent goes begins no search for it", async (world) => {
+  const { a } = await pair(world);
+  await request(a, "edge-b");
+  const paths = a.tunnel.paths!;
+  const [server] = a.tunnel.servers.clients;
+  await a.tunnel.close();
+  const [addresses, observed] = [[{ ip: "10.9.0.3", port: 20006 }], ["10.9.0.3"]];
+  paths.message(server!, { type: "addresses", peer: "edge-c", addresses, observed });
+  const where = { nonce: "0".repeat(32), port: 1, servers: ["10.9.0.3"] };
+  paths.message(server!, { type: "punch", step: "prepare", id: 1, peer: "edge-d", ...where });
+  paths.onState("edge-e", "connecting", undefined);
+  assert.deepEqual(["edge-c", "edge-d", "edge-e"].map((node) => paths.explain(node)), [
+    undefined,
+    undefined,
+    undefined,
+  ]);
+});
+
 test("an agent with direct paths off is relayed, and the other says so", async (world) => {
   const { rig, lan } = world;
   const server = await rig.server({ paths: { observe: undefined, servers: [] } });

@@ -119,7 +119,8 @@ labTest("meters count what crossed which interface between whom, and captures sh
   const syns = await capture.packets("tcp[tcpflags] & tcp-syn != 0 and tcp[tcpflags] & tcp-ack == 0");
   assert.equal(syns.length, 1, syns.join("\n"));
   await meter.reset();
-  assert.deepEqual(await meter.total(), { packets: 0, bytes: 0 });
+  // Hosts greet their neighbours over IPv6 whenever they like.
+  assert.deepEqual(await meter.total({ protocol: "tcp" }), { packets: 0, bytes: 0 });
   const dead = await two!.host.exec([socat, "-u", "OPEN:/dev/null", `TCP4:${SERVER}:81,connect-timeout=2`]);
   assert.notEqual(dead.code, 0);
   assert.ok((await meter.total({ address: topology.site("site-2").address })).packets >= 2, "SYN and RST");

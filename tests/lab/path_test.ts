@@ -426,7 +426,9 @@ labTest(
       assert.notEqual(code, 0, stderr);
       assert.equal((await meter.total({ address: "239.255.96.16" })).packets, 0);
       tell(await shown(pair));
-      assert.match(await shown(pair), /^none \(.*no direct path to edge-2: the server does not answer\)$/);
+      // Whether its connection is given up before the answer is depends on when it was last heard.
+      const why = /^none \(.*no direct path to edge-2: (the server does not answer|no server is connected)\)$/;
+      assert.match(await shown(pair), why);
     });
   },
 );

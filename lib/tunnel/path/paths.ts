@@ -90,6 +90,7 @@ export class Paths implements PathAgent {
   readonly #seenAt = new WeakMap<object, string>();
   /** Sentences about peers without a session. */
   readonly #last = new Map<string, string>();
+  #closed = false;
 
   constructor(given: PathsOptions) {
     const { loop } = given.sockets;
@@ -143,7 +144,9 @@ export class Paths implements PathAgent {
     }
   }
 
+  /** Ends all searches. What servers and peers still say while the tunnel says goodbye begins none. */
   close(): void {
+    this.#closed = true;
     for (const peer of [...this.#peers.keys()]) this.#forget(peer);
     this.#puncher.close();
     this.#discovery?.close();
@@ -245,6 +248,7 @@ export class Paths implements PathAgent {
 
   /** What a server says about paths. */
   message(server: PunchServer, m: PathMessage): void {
+    if (this.#closed) return;
     switch (m.type) {
       case "addresses":
         return this.#pursue(m.peer)?.pursuit.learned("server", m);
@@ -267,7 +271,7 @@ export class Paths implements PathAgent {
   #pursue(peer: string): Known | undefined {
     const existing = this.#peers.get(peer);
     if (existing) return existing;
-    if (this.#peers.size >= MAX_PURSUITS || peer === this.#options.node) return undefined;
+    if (this.#closed || this.#peers.size >= MAX_PURSUITS || peer === this.#options.node) return undefined;
     const { clock, random, node } = this.#options;
     const known: Known = {
       pursuit: new Pursuit({
