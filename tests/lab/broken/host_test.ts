@@ -89,12 +89,17 @@ async function noNetAdmin(bed: Bed, say: Say): Promise<void> {
 
 /** What health checks, status and systemd are told, all alike: not ready, and why. */
 async function notReady(bed: Bed, why: RegExp): Promise<void> {
-  const { stdout } = await bed.node.host.execOk(["curl", "-sS", "-w", "%{http_code}", "http://127.0.0.1:9464/readyz"]);
-  assert.match(stdout, why);
-  assert.match(stdout, /\n503$/);
-  const status = await bed.status();
+  const probe = ["curl", "-sS", "-w", "%{http_code}", "http://127.0.0.1:9464/readyz"];
+  let told: readonly [string, string] = ["", ""];
+  // Two questions are asked at two moments: what is missing may change in between.
+  const status = await until("readyz and status to say the same", async () => {
+    const status = await bed.status();
+    const said = (status.missing ?? []).map((what) => `waiting for ${missingText(what)}\n`).join("");
+    told = [(await bed.node.host.execOk(probe)).stdout, `${said}503`];
+    return told[0] === told[1] ? status : undefined;
+  }).catch((error) => assert.deepEqual(told[0], told[1], error.message) as never);
+  assert.match(told[0], why);
   assert.equal(status.ready, false);
-  assert.equal(status.missing!.map((what) => `waiting for ${missingText(what)}\n`).join("") + "503", stdout);
   assert.deepEqual(status.waitingFor, status.missing!.map(({ name }) => name));
   const { code, stdout: shown } = await bed.node.run(["status"]);
   assert.equal(code, 1);
