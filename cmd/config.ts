@@ -1,6 +1,7 @@
 /** `edgemesh config`: the same reading as at a start, without starting anything. */
 import { configJsonSchema, configPaths, type Role } from "../lib/config.ts";
 import { checkConfig, type ConfigProblem, problemLine } from "../lib/config_load.ts";
+import { MeshError } from "../lib/errors.ts";
 import { redactConfig, redactText } from "../lib/redact.ts";
 import { STATUS_VERSION } from "../lib/status.ts";
 import { configSources } from "./daemon/daemon.ts";
@@ -18,8 +19,10 @@ const EXIT_INVALID = 2;
 
 /** 0 = it can be used; 2 = it cannot, with every problem. */
 export async function configValidate(file: string | undefined, flags: ConfigFlags): Promise<number> {
-  const role = await roleOf(flags.role, file);
-  const sources = await configSources(role, { ...asDaemon(flags), ...(file === undefined ? {} : { config: file }) });
+  // Named like an argument or, as every other command has it, by --config.
+  const named = file ?? flags.config;
+  const role = await roleOf(flags.role, named);
+  const sources = await configSources(role, { ...asDaemon(flags), ...(named === undefined ? {} : { config: named }) });
   const { problems } = checkConfig(role, sources);
   const from = sources.file?.name ?? "defaults and environment";
   const document = {
@@ -34,8 +37,9 @@ export async function configValidate(file: string | undefined, flags: ConfigFlag
   } else {
     const count = `${problems.length} problem${problems.length === 1 ? "" : "s"}`;
     printError(
-      `The ${role} configuration has ${count}; ${from}; try: edgemesh config schema ${role}\n  ` +
-        problems.map((problem) => problemLine(shown(problem))).join("\n  "),
+      `The ${role} configuration has ${count} (${from}):\n  ` +
+        `${problems.map((problem) => problemLine(shown(problem))).join("\n  ")}\n` +
+        `try: edgemesh config schema ${role} lists every key`,
     );
   }
   return problems.length === 0 ? 0 : EXIT_INVALID;
@@ -65,7 +69,7 @@ export async function configShow(flags: ConfigFlags): Promise<number> {
 /** A configuration of KubeEdge's EdgeMesh as one of ours: YAML, with a comment for each line that has no place. */
 export async function configConvert(file: string, flags: { readonly output: Format }): Promise<number> {
   const { convertEdgeMesh } = await import("./convert.ts");
-  const { config, notes } = convertEdgeMesh(await Deno.readTextFile(file), file);
+  const { config, notes } = convertEdgeMesh(await textOf(file), file);
   const { stringify } = await import("../lib/yaml.ts");
   await printDocument({ apiVersion: STATUS_VERSION, config, notes }, flags.output, () => {
     const comments = notes.map(({ line, path, text }) => `# ${line > 0 ? `${file}:${line}: ` : ""}${path}: ${text}`);
@@ -105,6 +109,17 @@ async function roleOf(told: Role | undefined, file: string | undefined): Promise
   if (file !== undefined) return /(^|\/)[^/]*server[^/]*$/.test(file) ? "server" : "agent";
   const there = (role: Role) => Deno.stat(`/etc/edgemesh/${role}.yaml`).then(() => true, () => false);
   return !await there("agent") && await there("server") ? "server" : "agent";
+}
+
+async function textOf(file: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(file);
+  } catch (cause) {
+    throw new MeshError("CONFIG_INVALID", `${file} cannot be read`, {
+      cause,
+      hint: "a file on this host; of a ConfigMap: kubectl -n kubeedge get configmap edgemesh-agent-cfg -o yaml >FILE",
+    });
+  }
 }
 
 function asDaemon({ config, set }: ConfigFlags) {

@@ -65,6 +65,7 @@ function addConfig(program: Command, done: (code: number) => void): void {
   const config = program.command("config").description("Check, show and describe the configuration");
   outputs(roles(config.command("validate [file]"), "which role's (default: by the file's name, else agent)"))
     .description("Report every problem with path, line and suggestion; exit code 2 if there is one")
+    .option("--config <file>", "the same as naming the file")
     .option("--set <path=value...>", "values as given to the agent or server")
     .action(async (file, flags) => done(await (await import("./config.ts")).configValidate(file, flags)));
   outputs(roles(config.command("show"), "which role's (default: whichever has a file here, else agent)"))

@@ -1,7 +1,7 @@
 /** What a person means with a name: a node, or a Service in any of the forms in which programs write it. Pure. */
 import { isNodeName } from "../lib/addr.ts";
-import { nearest } from "../lib/config.ts";
 import { MeshError } from "../lib/errors.ts";
+import { nearest } from "../lib/nearest.ts";
 import type { ServiceStatus } from "../lib/status.ts";
 
 /** What names are looked up in. */

@@ -4,11 +4,13 @@
  */
 import * as z from "zod";
 import { isNodeName, parseCidr, parseHostPort, parseIp } from "./addr.ts";
+import { issueSentence, type ValueIssue } from "./config_issue.ts";
 import { isProxyUrl } from "./http_proxy.ts";
 import { LOG_LEVELS } from "./log.ts";
+import { nearest } from "./nearest.ts";
 
 // Each schema is used once per start: code made for it costs more than it saves.
-z.config({ jitless: true });
+z.config({ jitless: true, customError: (issue) => issueSentence(issue as ValueIssue) });
 
 const ip = z.string().refine((v) => parseIp(v) === v, {
   error: "must be an IP address in canonical form, like 10.0.0.1 or fd00::1",
@@ -19,9 +21,14 @@ const cidr = z.string().refine((v) => parseCidr(v) !== undefined, {
 const listenAddress = z.string().refine((v) => parseHostPort(v) !== undefined, {
   error: "must be address:port, like 0.0.0.0:443",
 });
-const absolutePath = z.string().refine((v) => v.startsWith("/") && !v.split("/").includes(".."), {
-  error: "must be an absolute path without '..'",
-});
+/** Text that passes a test, or off. */
+const orOff = (test: (text: string) => boolean, error: string) =>
+  z.string({ error }).refine((v) => v === "off" || test(v), { error });
+const listenOrOff = orOff((v) => parseHostPort(v) !== undefined, "must be address:port, like 0.0.0.0:443, or off");
+const ipOrOff = orOff((v) => parseIp(v) === v, "must be an IP address in canonical form, like fd00::1, or off");
+const isPlainPath = (text: string) => text.startsWith("/") && !text.split("/").includes("..");
+const absolutePath = z.string().refine(isPlainPath, { error: "must be an absolute path without '..'" });
+const pathOrOff = orOff(isPlainPath, "must be an absolute path without '..', or off");
 /** Of a flag it may be relative to where the command was typed. */
 const tokenPath = z.string().refine((v) => !v.split("/").includes(".."), { error: "must be a path without '..'" });
 const kubeconfig = z.union([z.literal("in-cluster"), absolutePath], {
@@ -38,7 +45,8 @@ const serverUrl = z.string().refine(isServerUrl, { error: "must be wss://HOST or
 const releaseUrl = z.string().regex(/^https:\/\/[A-Za-z0-9.:[\]-]+(\/[A-Za-z0-9._~/-]*)?$/, {
   error: "must be https://HOST or https://HOST/FOLDER",
 });
-const proxyUrl = z.string().refine(isProxyUrl, { error: "must be auto, off or http://[user:password@]host:port" });
+const PROXY_FORM = "must be auto, off or http://[user:password@]host:port";
+const proxyUrl = z.string().refine(isProxyUrl, { error: PROXY_FORM });
 /** host:port of a control address; a bare IP means port 443. */
 const trustDomain = z.string().regex(/^[a-z0-9._-]{1,255}$/, {
   error: "must be lower-case letters, digits, '.', '_' or '-'",
@@ -62,7 +70,7 @@ const metaServer = z.strictObject({
     requireAuthorization: z.boolean().default(false).describe("Use TLS and the token of tokenFile"),
     insecureSkipTLSVerify: z.boolean().default(false).describe("Do not check the MetaServer's certificate"),
     tlsCaFile: absolutePath.default("/etc/edgemesh/metaserver/rootCA.crt").describe("Authority of its certificate"),
-    tlsCertFile: z.union([absolutePath, z.literal("off")]).default("/etc/edgemesh/metaserver/server.crt").describe(
+    tlsCertFile: pathOrOff.default("/etc/edgemesh/metaserver/server.crt").describe(
       "Client certificate; off: none",
     ),
     tlsPrivateKeyFile: absolutePath.default("/etc/edgemesh/metaserver/server.key").describe("Key of tlsCertFile"),
@@ -89,7 +97,7 @@ export const AgentConfig = z.strictObject({
   nodeName: nodeName.optional().describe("Name of this node; after the join it is on disk"),
   server: z.array(serverUrl).max(3).default([]).describe("Servers to join and to stay connected to, at most three"),
   tokenFile: tokenPath.optional().describe("File with the join token, or - for stdin; deleted after the join"),
-  proxy: z.union([z.enum(["auto", "off"]), proxyUrl]).default("auto").describe(
+  proxy: z.union([z.enum(["auto", "off"]), proxyUrl], { error: PROXY_FORM }).default("auto").describe(
     "HTTP proxy (CONNECT) on the way to the servers, http://[user:password@]host:port; auto: as HTTPS_PROXY and NO_PROXY say",
   ),
   caPin: z.string().optional().describe("sha256:… of the server's authority, as printed by `edgemesh token create`"),
@@ -109,16 +117,18 @@ export const AgentConfig = z.strictObject({
     ),
     ...reading,
   }).prefault({}),
-  metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9464").describe(
+  metricsListen: listenOrOff.default("127.0.0.1:9464").describe(
     "Prometheus metrics and health; off to disable",
   ),
   log,
   mesh: z.strictObject({
-    interface: z.string().regex(/^[a-z0-9._-]{1,15}$/).default("edgemesh0").describe(
+    interface: z.string().regex(/^[a-z0-9._-]{1,15}$/, {
+      error: "must be 1 to 15 of a-z, 0-9, '.', '_' and '-'",
+    }).default("edgemesh0").describe(
       "Link that carries the mesh address",
     ),
     address: ip.default("169.254.96.16").describe("Address of DNS and of the agent's listeners on this node"),
-    address6: z.union([ip, z.literal("off")]).default("fd96:ed9e::16").describe("The same for IPv6; off to disable"),
+    address6: ipOrOff.default("fd96:ed9e::16").describe("The same for IPv6; off to disable"),
     serviceCIDRs: z.array(cidr).default([]).describe("Networks of virtual addresses; empty: as fixed at the join"),
     podCIDRs: z.array(cidr).default([]).describe("Pod networks of this node; empty: as the Node object says"),
     routableCIDRs: z.array(cidr).default([]).describe(
@@ -203,7 +213,7 @@ export const AgentConfig = z.strictObject({
   }).prefault({}),
   tunnel: z.strictObject({
     enabled: z.boolean().default(true).describe("Connect to the servers and to other agents"),
-    listen: z.union([listenAddress, z.literal("off")]).default("[::]:20006").describe(
+    listen: listenOrOff.default("[::]:20006").describe(
       "Listener for other agents; [::] is all addresses of both families",
     ),
     mode: z.enum(["lazy", "eager", "off"]).default("lazy").describe(
@@ -213,7 +223,8 @@ export const AgentConfig = z.strictObject({
       "TLS of the paths to other agents: fast is the system's OpenSSL 3, portable is built in, auto is fast where it works",
     ),
     discovery: z.boolean().default(true).describe("Find agents of the same LAN without a server (multicast)"),
-    punchPorts: z.tuple([port, port]).default([20100, 29999]).describe("Local ports for hole punching"),
+    punchPorts: z.tuple([port, port], { error: "must be a list of the first and the last port, like [20100, 29999]" })
+      .default([20100, 29999]).describe("Local ports for hole punching"),
     advertise: z.array(z.string()).default([]).describe(
       "address:port under which others reach the listener (port forwarding)",
     ),
@@ -229,7 +240,7 @@ export const AgentConfig = z.strictObject({
 export const ServerConfig = z.strictObject({
   name: nodeName.default("server").describe("Name of this server in certificates and status"),
   listen: listenAddress.default("0.0.0.0:443").describe("Control connections, join and relay"),
-  observeListen: z.union([listenAddress, z.literal("off")]).default("[::]:3478").describe(
+  observeListen: listenOrOff.default("[::]:3478").describe(
     "Second port that tells agents their public address; [::] is all addresses of both families",
   ),
   url: serverUrl.optional().describe(
@@ -257,7 +268,7 @@ export const ServerConfig = z.strictObject({
       "Which part an agent is given: the first entry with its node's name (* stands for any part); others get all",
     ),
   }).prefault({}),
-  metricsListen: z.union([listenAddress, z.literal("off")]).default("127.0.0.1:9465").describe(
+  metricsListen: listenOrOff.default("127.0.0.1:9465").describe(
     "Prometheus metrics and health; off to disable",
   ),
   serviceCIDRs: z.array(cidr).default(DEFAULT_SERVICE_CIDRS).describe(
@@ -301,7 +312,7 @@ export function parseConfig<R extends Role>(
     if (issue.code === "unrecognized_keys") {
       for (const key of issue.keys) {
         const full = path ? `${path}.${key}` : key;
-        const near = nearest(full, configPaths(role));
+        const near = nearest(full, withGroups(configPaths(role)));
         issues.push({ path: full, problem: `is not a known key${near ? `; did you mean ${near}?` : ""}` });
       }
     } else {
@@ -309,6 +320,11 @@ export function parseConfig<R extends Role>(
     }
   }
   return { issues };
+}
+
+/** Paths and the groups they are in: `dns.port` makes `dns` a word as well. */
+function withGroups(paths: readonly string[]): readonly string[] {
+  return [...new Set(paths.flatMap((path) => path.split(".").map((_, i, keys) => keys.slice(0, i + 1).join("."))))];
 }
 
 /** Every dotted path of a role's configuration that holds a value. */
@@ -330,20 +346,6 @@ export function listPaths(role: Role): Set<string> {
 /** JSON Schema of a role's configuration file. */
 export function configJsonSchema(role: Role): unknown {
   return z.toJSONSchema(schemaOf(role), { io: "input" });
-}
-
-/** The candidate closest to `word` by edit distance, if it is close enough to be a slip. */
-export function nearest(word: string, candidates: readonly string[]): string | undefined {
-  let best: string | undefined;
-  let bestDistance = Math.max(2, Math.floor(word.length / 3)) + 1;
-  for (const candidate of candidates) {
-    const d = editDistance(word, candidate);
-    if (d < bestDistance) {
-      best = candidate;
-      bestDistance = d;
-    }
-  }
-  return best;
 }
 
 function walk(schema: z.ZodType, prefix: string, seen: (path: string, schema: z.ZodType) => void): void {
@@ -384,16 +386,4 @@ function isHttpUrl(text: string): boolean {
 
 function lowerFirst(text: string): string {
   return text.charAt(0).toLowerCase() + text.slice(1);
-}
-
-function editDistance(a: string, b: string): number {
-  let row = Array.from({ length: b.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= a.length; i++) {
-    const next = [i];
-    for (let j = 1; j <= b.length; j++) {
-      next.push(Math.min(row[j]! + 1, next[j - 1]! + 1, row[j - 1]! + (a[i - 1] === b[j - 1] ? 0 : 1)));
-    }
-    row = next;
-  }
-  return row[b.length]!;
 }

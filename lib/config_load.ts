@@ -8,12 +8,12 @@ import {
   type ConfigIssue,
   configPaths,
   listPaths,
-  nearest,
   parseConfig,
   type Role,
   type ServerConfig,
 } from "./config.ts";
 import { MeshError } from "./errors.ts";
+import { nearest } from "./nearest.ts";
 
 export interface ConfigSources {
   /** Values from flags, as dotted paths. */
@@ -222,6 +222,7 @@ function copyInto(
     if (value !== null && typeof value === "object" && !Array.isArray(value)) {
       const child: Record<string, unknown> = {};
       to[key] = child;
+      seen(path);
       copyInto(child, value as Record<string, unknown>, path, seen);
     } else {
       to[key] = value;
@@ -262,7 +263,7 @@ function isOtherRole(role: Role, name: string): boolean {
   return configPaths(role === "agent" ? "server" : "agent").some((p) => envName(p) === name);
 }
 
-/** Where the value was said, or the one it is part of, or what is part of it. */
+/** Where the value was said, or the one it is part of, or, of a flag or variable, what is part of it. */
 function whereSaid({ path }: ConfigIssue, origin: ReadonlyMap<string, string>): string | undefined {
   for (let at = path; at !== ""; at = at.slice(0, Math.max(0, at.lastIndexOf(".")))) {
     const where = origin.get(at);

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
-import { configPaths, nearest, parseConfig } from "./config.ts";
+import { configPaths, parseConfig } from "./config.ts";
 import { envName, filePaths, loadConfig } from "./config_load.ts";
 import { MeshError } from "./errors.ts";
+import { nearest } from "./nearest.ts";
 
 const none = { flags: {}, env: {} };
 
@@ -60,6 +61,34 @@ Deno.test("T41: loadConfig reports every problem at once with path, place and su
       "forward.udpIdleMs",
     ]
   ) assert.ok(error.message.includes(part), `${part} is missing in:\n${error.message}`);
+});
+
+Deno.test("T41: a wrong value is answered with what it must be, what it is, and its line", () => {
+  const text = [
+    "dsn:",
+    "  enabled: true",
+    "dns: { enabled: maybe, ttlSeconds: -3, port: 99999 }",
+    "server: 7",
+    "log: { level: chatty }",
+    "tunnel: { punchPorts: 9-1, listen: 7 }",
+    "mesh: { interface: A LINK, address6: none }",
+    "forward: on",
+  ].join("\n");
+  const { message } = failure(() => loadConfig("agent", { ...none, file: { name: "a.yaml", text } }));
+  const lines = message.split("\n  ").slice(1);
+  assert.deepEqual(lines.sort(), [
+    'dns.enabled must be true or false, not "maybe" (a.yaml:3)',
+    "dns.port must be at most 65535, not 99999 (a.yaml:3)",
+    "dns.ttlSeconds must be at least 0, not -3 (a.yaml:3)",
+    "dsn is not a known key; did you mean dns? (a.yaml:1)",
+    'forward must be a group of keys and values, not "on" (a.yaml:8)',
+    'log.level must be trace, debug, info, warn or error, not "chatty" (a.yaml:5)',
+    "mesh.address6 must be an IP address in canonical form, like fd00::1, or off (a.yaml:7)",
+    "mesh.interface must be 1 to 15 of a-z, 0-9, '.', '_' and '-' (a.yaml:7)",
+    "server must be a list, not 7 (a.yaml:4)",
+    "tunnel.listen must be address:port, like 0.0.0.0:443, or off (a.yaml:6)",
+    "tunnel.punchPorts must be a list of the first and the last port, like [20100, 29999] (a.yaml:6)",
+  ]);
 });
 
 Deno.test("loadConfig names the line of broken YAML", () => {

@@ -112,7 +112,7 @@ export function reasonCode(n: number): ReasonCode {
 
 /**
  * An error with a stable code. The message says what failed and why, without a final period; `hint` says what to do.
- * Printed by the CLI as `error: message; try: hint`.
+ * Printed by the CLI as `error: message; try: hint`, after a message of several lines on a line of its own.
  */
 export class MeshError extends Error {
   override readonly name = "MeshError";
@@ -126,10 +126,11 @@ export class MeshError extends Error {
   }
 }
 
-/** One line for a person: the message, the chain of causes, and the hint. */
+/** What a person reads: the message, the chain of causes, and the hint. */
 export function describe(error: unknown): string {
   const { text, hint } = explain(error);
-  return text + (hint ? `; try: ${hint}` : "");
+  // Below a list the hint is about all of it, not about the last entry.
+  return text + (hint ? `${text.includes("\n") ? "\n" : "; "}try: ${hint}` : "");
 }
 
 /** What failed and why, and apart from it what to do, for places that show the two in their own way. */
