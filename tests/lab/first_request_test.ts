@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { systemClock } from "../../lib/clock.ts";
 import { startEcho } from "../../lib/lab/backends.ts";
 import { until } from "../../lib/lab/exec.ts";
-import { serviceYaml } from "../../lib/lab/mesh.ts";
+import { type Mesh, serviceYaml } from "../../lib/lab/mesh.ts";
 import type { Pod } from "../../lib/lab/pod.ts";
 import type { PathEvent } from "../../lib/status.ts";
 import { allowed, curl, startAll, tell, webService, withMesh } from "./fixture.ts";
@@ -58,32 +58,47 @@ labTest("the first request between two sites is answered within a second of both
 /** Of any two machines of the lab; through the server it is twice as far. */
 const RTT_MS = 40;
 const RELAY_MS = 3 * 2 * RTT_MS + 50;
-/** Of the round itself: asking, preparing, being observed, the start, connecting, TLS. The rest is work on a slow machine. */
-const DIRECT_MS = 8 * RTT_MS + 300;
+/** Asking, preparing and being seen, the start, connecting, TLS and HELLO: five round trips, and work. */
+const DIRECT_MS = 5 * RTT_MS + 200;
+/** A first time comes once per process: one that a busy machine spoils is measured again with fresh ones. */
+const ATTEMPTS = 3;
 
-labTest("two sites that never spoke: the relay in three round trips, the direct path in eight", async () => {
+labTest("two sites that never spoke: the relay in three round trips, the direct path in five", async () => {
   const sites = [{ nat: "cone" }, { nat: "cone" }] as const;
   await withMesh({ sites, cloud: "none", defaultRoute: true, oneWayDelayMs: RTT_MS / 2 }, async (mesh) => {
-    const { topology } = mesh;
-    const [one, two] = [topology.pod("edge-1-pod-1"), topology.pod("edge-2-pod-1")];
-    await mesh.writeManifest("web.yaml", webService("web", "10.96.0.10", [two]));
+    const pods = [mesh.topology.pod("edge-1-pod-1"), mesh.topology.pod("edge-2-pod-1")] as const;
+    await mesh.writeManifest("web.yaml", webService("web", "10.96.0.10", [pods[1]]));
     await startAll(mesh);
-    const { body, stderr } = await curl(one, "http://10.96.0.10/", ["-w", "\n%{time_starttransfer}"]);
-    const lines = body.split("\n");
-    assert.equal(lines[0], "edge-2-pod-1 on edge-2", stderr);
-    // The body may end with a line of its own; what curl wrote about it is the last.
-    const relay = Math.round(Number(lines.at(-1)) * 1000);
-    assert.ok(relay >= 2 * RTT_MS, `${relay} ms is less than the way itself takes: nothing was measured`);
-    const direct = await until("the direct path", async () => {
-      const { peers } = await mesh.status(one.node);
-      return pathAfter(peers.find(({ node }) => node === two.node.name)?.events ?? []);
-    }, 10_000);
-    tell(`first byte through the relay after ${relay} ms (promised ${RELAY_MS}), at ${2 * RTT_MS} ms end to end`);
-    tell(`direct path ${direct} ms after the first dial (promised ${DIRECT_MS}), at ${RTT_MS} ms`);
-    assert.ok(relay <= allowed(RELAY_MS), `the first byte came after ${relay} ms`);
-    assert.ok(direct <= allowed(DIRECT_MS), `the direct path was there after ${direct} ms`);
+    for (let attempt = 1;; attempt++) {
+      const { relay, direct } = await firstTime(mesh, pods);
+      tell(`first byte through the relay after ${relay} ms (promised ${RELAY_MS}), at ${2 * RTT_MS} ms end to end`);
+      tell(`direct path ${direct} ms after the first dial (promised ${DIRECT_MS}), at ${RTT_MS} ms`);
+      if (relay <= allowed(RELAY_MS) && direct <= allowed(DIRECT_MS)) return;
+      assert.ok(attempt < ATTEMPTS, `${ATTEMPTS} times later than promised, at last ${relay} and ${direct} ms`);
+      await Promise.all(pods.map(({ node }) => mesh.stopAgent(node)));
+      await Promise.all(pods.map(({ node }) => mesh.startAgent(node)));
+    }
   });
 });
+
+/** Milliseconds to the first byte through the relay and to the direct path, from one pod to the other. */
+async function firstTime(
+  mesh: Mesh,
+  [one, two]: readonly [Pod, Pod],
+): Promise<{ readonly relay: number; readonly direct: number }> {
+  const { body, stderr } = await curl(one, "http://10.96.0.10/", ["-w", "\n%{time_starttransfer}"]);
+  const lines = body.split("\n");
+  assert.equal(lines[0], "edge-2-pod-1 on edge-2", stderr);
+  // The body may end with a line of its own; what curl wrote about it is the last.
+  const relay = Math.round(Number(lines.at(-1)) * 1000);
+  assert.ok(relay >= 2 * RTT_MS, `${relay} ms is less than the way itself takes: nothing was measured`);
+  const direct = await until("the direct path", async () => {
+    const { peers } = await mesh.status(one.node);
+    return pathAfter(peers.find(({ node }) => node === two.node.name)?.events ?? []);
+  }, 10_000);
+  assert.ok(direct >= 3 * RTT_MS, `a direct path after ${direct} ms: nothing was measured`);
+  return { relay, direct };
+}
 
 /** Milliseconds from the first dial to the direct path; undefined while it is not there. */
 function pathAfter(events: readonly PathEvent[]): number | undefined {

@@ -50,6 +50,8 @@ export function provenPeer(
 export interface CarrierEngine<Leg> {
   /** What `status` calls it. */
   readonly name: "portable" | "fast";
+  /** Does now what the first handshake would have to wait for. */
+  warm?(): void;
   /**
    * Handshake as the side that asked for the connection. The engine owns `leg` from now on. Rejects with MeshError:
    * the verifier's code, CERT_UNTRUSTED when it is a peer other than `peer`, TIMEOUT, PROTOCOL, PEER_GONE, or the

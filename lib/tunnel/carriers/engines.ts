@@ -42,6 +42,10 @@ export class Engines implements CarrierEngine<Duplex | StreamLeg> {
     return leg instanceof StreamLeg ? this.#need(leg).accept(leg, options) : this.#portable.accept(leg, options);
   }
 
+  warm(): void {
+    this.#parts();
+  }
+
   status(): EnginesStatus {
     const parts = this.#parts();
     return typeof parts === "string"

@@ -168,6 +168,11 @@ export class ControlClient {
     return this.#live?.offset.rttMs;
   }
 
+  /** Shortest round trip of late: the way itself, without its queues. */
+  get leastRttMs(): number | undefined {
+    return this.#live?.offset.leastRttMs;
+  }
+
   /** Server's wall clock minus ours in milliseconds; undefined while it is not known. */
   get clockOffsetMs(): number | undefined {
     return this.#live?.offset.offsetMs;

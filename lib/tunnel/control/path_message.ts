@@ -22,6 +22,8 @@ export const MAX_OBSERVED = 8;
 export const MAX_TARGETS = 4;
 /** Ports between two mappings of a NAT that counts up; what lies further apart is taken for chance. */
 export const MAX_STRIDE = 8;
+/** Sightings of one port that are kept: two families, two server addresses, and some. */
+export const MAX_SIGHTINGS = 6;
 /** Bytes of a nonce: enough that nobody guesses one within its life of seconds. */
 export const NONCE_BYTES = 16;
 
@@ -40,8 +42,11 @@ export type PathMessage =
   | { readonly type: "candidates"; readonly addresses: readonly IpPort[] }
   /** → agent: where to let the server see us from outside, proving who asks by `nonce` (hex). */
   | { readonly type: "observe"; readonly nonce: string; readonly port: number; readonly servers: readonly string[] }
-  /** → server: tell us and `peer` each other's addresses; with `punch`, begin a round of hole punching. */
-  | { readonly type: "meet"; readonly peer: string; readonly punch: boolean }
+  /**
+   * → server: tell us and `peer` each other's addresses; with `punch`, begin a round of hole punching; with `ifApart`
+   * (older builds know it not) begin one if the two are seen at different addresses, so that no LAN can hold both.
+   */
+  | { readonly type: "meet"; readonly peer: string; readonly punch: boolean; readonly ifApart?: boolean }
   /** → agent: where `peer` can be reached, and the addresses a server saw it come from. */
   | {
     readonly type: "addresses";
@@ -55,7 +60,10 @@ export type PathMessage =
 
 /** One round of hole punching; `id` is the server's number of the round. */
 export type PunchMessage =
-  /** → agent: take a fresh port, let the observation port see it, answer ready. */
+  /**
+   * → agent: take a fresh port, let the observation port see it, answer ready. With `counts` (older servers know it not)
+   * the server waits for the sightings itself, and ready should come at once.
+   */
   | {
     readonly type: "punch";
     readonly step: "prepare";
@@ -64,9 +72,19 @@ export type PunchMessage =
     readonly nonce: string;
     readonly port: number;
     readonly servers: readonly string[];
+    readonly counts?: boolean;
   }
-  /** → server: done; `rttMs` is our round trip to the server. */
-  | { readonly type: "punch"; readonly step: "ready"; readonly id: number; readonly rttMs: number }
+  /**
+   * → server: done; `rttMs` is our round trip to the server. With `expect` not done yet: so many sightings are on their
+   * way. It may come again.
+   */
+  | {
+    readonly type: "punch";
+    readonly step: "ready";
+    readonly id: number;
+    readonly rttMs: number;
+    readonly expect?: number;
+  }
   /** → agent: connect to all targets at `at` of the server's clock (ms since 1970). */
   | {
     readonly type: "punch";
@@ -100,7 +118,7 @@ export function readPathMessage(type: PathMessageType, m: Members): PathMessage 
     case "observe":
       return { type, ...observers(m) };
     case "meet":
-      return { type, peer: node(m["peer"]), punch: flag(m["punch"]) };
+      return { type, peer: node(m["peer"]), punch: flag(m["punch"]), ...option("ifApart", m, flag) };
     case "addresses":
       return {
         type,
@@ -120,9 +138,15 @@ function punch(m: Members): PunchMessage {
   const id = number(m["id"], 0xffff_ffff);
   switch (m["step"]) {
     case "prepare":
-      return { type, step: "prepare", id, peer: node(m["peer"]), ...observers(m) };
+      return { type, step: "prepare", id, peer: node(m["peer"]), ...observers(m), ...option("counts", m, flag) };
     case "ready":
-      return { type, step: "ready", id, rttMs: number(m["rttMs"], 60_000) };
+      return {
+        type,
+        step: "ready",
+        id,
+        rttMs: number(m["rttMs"], 60_000),
+        ...option("expect", m, (value) => number(value, MAX_SIGHTINGS)),
+      };
     case "go":
       return {
         type,
@@ -132,7 +156,7 @@ function punch(m: Members): PunchMessage {
         targets: list(m["targets"], MAX_TARGETS, address),
         mapping: mapping(m["mapping"]),
         peerMapping: mapping(m["peerMapping"]),
-        ...(m["stride"] === undefined ? {} : { stride: number(m["stride"], MAX_STRIDE) }),
+        ...option("stride", m, (value) => number(value, MAX_STRIDE)),
       };
     case "stop":
       return { type, step: "stop", id, ...reason(m) };
@@ -153,6 +177,11 @@ function reason(m: Members): { code: ReasonCode; message: string } {
   const { code, message } = m;
   if (typeof code !== "string" || typeof message !== "string" || message.length > 300) throw bad("a malformed reason");
   return { code: Object.hasOwn(REASONS, code) ? code as ReasonCode : "INTERNAL", message };
+}
+
+/** A member that may be missing. */
+function option<K extends string, T>(name: K, m: Members, read: (value: unknown) => T): { readonly [P in K]?: T } {
+  return m[name] === undefined ? {} : { [name]: read(m[name]) } as { readonly [P in K]?: T };
 }
 
 function list<T>(value: unknown, max: number, item: (value: unknown) => T): readonly T[] {

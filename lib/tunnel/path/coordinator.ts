@@ -116,7 +116,7 @@ export class Coordinator {
 
   /** Somebody showed a nonce to the observation port, coming from `from` to our address `at`. False: nobody has it. */
   seen(nonce: string, from: IpPort, at: IpPort, now: MonoMs): boolean {
-    if (this.#rounds.seen(nonce, from, at)) return true;
+    if (this.#rounds.seen(nonce, from, at, now)) return true;
     const node = this.#probes.get(nonce);
     const known = node === undefined ? undefined : this.#agents.get(node);
     if (!known?.probe || known.probe.until < now) return false;
@@ -166,10 +166,15 @@ export class Coordinator {
     this.#remember(known, peer);
     this.#remember(other, node);
     this.#tell(node, peer, other);
-    // The other side hears once per meeting, not again when punching follows.
-    if (!m.punch) return this.#tell(peer, node, known);
-    const problem = this.#rounds.start(node, peer, now);
-    if (problem) refuse(problem.code, problem.message);
+    if (m.punch) {
+      // The other side heard of it when they met.
+      const problem = this.#rounds.start(node, peer, now);
+      if (problem) refuse(problem.code, problem.message);
+      return;
+    }
+    this.#tell(peer, node, known);
+    // It would be asked for in a round trip; what stands against it will be told then.
+    if (m.ifApart && apart(known, other)) this.#rounds.start(node, peer, now, true);
   }
 
   #tell(node: string, peer: string, known: Known): void {
@@ -196,6 +201,11 @@ export class Coordinator {
     if (known.met.size === 0 || known.newsAt !== undefined) return;
     known.newsAt = now + (known.news.take(now) ? NEWS_MS : 1000 / NEWS_PER_SECOND);
   }
+}
+
+/** Whether the two are behind different public addresses, so that no LAN can hold both. */
+function apart(a: Known, b: Known): boolean {
+  return !a.observed.some((ip) => b.observed.includes(ip));
 }
 
 const REFUSALS: Partial<Record<ReasonCode, string>> = {

@@ -39,6 +39,11 @@ class Rig {
     this.say(node, { type: "meet", peer, punch });
   }
 
+  /** Meets as an agent does that has no direct path. */
+  hope(node: string, peer: string): void {
+    this.say(node, { type: "meet", peer, punch: false, ifApart: true });
+  }
+
   /** What was sent since the last call. */
   take(): string[] {
     return this.sent.splice(0).map(({ to, m }) => `${to} ${m.type}${m.type === "punch" ? ` ${m.step}` : ""}`);
@@ -63,8 +68,14 @@ class Rig {
     assert.ok(this.coordinator.seen(nonce, from, at, this.now));
   }
 
-  ready(node: string, rttMs = 40): void {
-    this.say(node, { type: "punch", step: "ready", id: this.last<Prepare>(node, "punch", "prepare").id, rttMs });
+  ready(node: string, { rttMs = 40, expect }: { readonly rttMs?: number; readonly expect?: number } = {}): void {
+    const { id } = this.last<Prepare>(node, "punch", "prepare");
+    this.say(node, { type: "punch", step: "ready", id, rttMs, ...(expect === undefined ? {} : { expect }) });
+  }
+
+  /** What was sent to a node of a round: its steps. */
+  steps(node: string): string[] {
+    return this.sent.flatMap(({ to, m }) => to === node && m.type === "punch" ? [m.step] : []);
   }
 }
 
@@ -158,19 +169,99 @@ Deno.test("a round: both prepare, are seen, get ready, and start at one moment t
   rig.see("a", { ip: "203.0.113.10", port: 25001 });
   rig.see("a", { ip: "203.0.113.10", port: 25001 }, S2);
   rig.see("b", { ip: "203.0.113.20", port: 26001 });
-  rig.ready("a", 100);
+  rig.ready("a", { rttMs: 100 });
   assert.throws(() => rig.last("a", "punch", "go"));
-  rig.ready("b", 9999);
+  rig.ready("b", { rttMs: 9999 });
   const [ga, gb] = [rig.last<Go>("a", "punch", "go"), rig.last<Go>("b", "punch", "go")];
   assert.deepEqual(ga.targets, [{ ip: "203.0.113.20", port: 26001 }]);
   assert.deepEqual(gb.targets, [{ ip: "203.0.113.10", port: 25001 }]);
   assert.equal(ga.at, gb.at);
-  assert.equal(ga.at, 1_000_000 + 2000 + 30, "a claimed round trip is believed up to 2 s");
+  assert.equal(ga.at, 1_000_000 + 1000 + 500, "a claimed round trip is believed up to 2 s");
   assert.deepEqual([ga.mapping, ga.peerMapping, gb.mapping, gb.peerMapping], ["same", "unknown", "unknown", "same"]);
   rig.sent.length = 0;
   rig.say("a", { type: "punch", step: "stop", id: pa.id, code: "SHUTDOWN", message: "connected" });
   assert.deepEqual(rig.take(), ["b punch stop"]);
   assert.deepEqual(rig.coordinator.stats(), { agents: 2, rounds: 0, begun: 1, started: 1, connected: 1 });
+});
+
+Deno.test("the start is half the longer round trip and a margin away, which grows with it", () => {
+  for (const [rtt, wait] of [[0, 20], [40, 40], [80, 60], [400, 300]] as const) {
+    const rig = pair();
+    rig.meet("a", "b", true);
+    for (const [node, ip] of [["a", "203.0.113.10"], ["b", "203.0.113.20"]] as const) rig.see(node, { ip, port: 5000 });
+    rig.ready("a", { rttMs: 0 });
+    rig.ready("b", { rttMs: rtt });
+    assert.equal(rig.last<Go>("a", "punch", "go").at, 1_000_000 + wait);
+  }
+});
+
+Deno.test("agents that are ready before they are seen: the start comes with the last sighting", () => {
+  const rig = pair();
+  rig.meet("a", "b", true);
+  assert.equal(rig.last<Prepare>("a", "punch", "prepare").counts, true);
+  rig.ready("a", { expect: 2 });
+  rig.ready("b", { expect: 1 });
+  rig.see("a", { ip: "203.0.113.10", port: 25001 });
+  rig.see("b", { ip: "203.0.113.20", port: 26001 });
+  assert.deepEqual(rig.steps("b"), ["prepare"]);
+  rig.see("a", { ip: "203.0.113.10", port: 25001 }, S2);
+  assert.deepEqual([rig.steps("a"), rig.steps("b")], [["prepare", "go"], ["prepare", "go"]]);
+  assert.equal(rig.last<Go>("b", "punch", "go").peerMapping, "same");
+});
+
+Deno.test("a sighting that does not come is not waited for long, and not at all when the agent says so", () => {
+  for (const told of [false, true]) {
+    const rig = pair();
+    rig.meet("a", "b", true);
+    rig.ready("a", { expect: 2 });
+    rig.see("a", { ip: "203.0.113.10", port: 25001 });
+    // A build that counts itself says nothing about how many to expect.
+    rig.see("b", { ip: "203.0.113.20", port: 26001 });
+    rig.ready("b");
+    assert.equal(rig.coordinator.nextAt, 400);
+    if (told) rig.ready("a");
+    else rig.tick(399);
+    assert.equal(rig.steps("a").includes("go"), told);
+    rig.tick(1);
+    assert.deepEqual(rig.steps("a"), ["prepare", "go"]);
+  }
+});
+
+Deno.test("ready, but never seen: the round ends in time and names who is missing", () => {
+  const rig = pair();
+  rig.meet("a", "b", true);
+  rig.ready("a", { expect: 1 });
+  rig.ready("b", { expect: 1 });
+  rig.see("a", { ip: "203.0.113.10", port: 25001 });
+  rig.ready("a", { expect: 2 });
+  assert.equal(rig.coordinator.nextAt, 400);
+  rig.tick(400);
+  assert.equal(rig.coordinator.nextAt, 4_000, "what is over is not waited for again and again");
+  rig.tick(3_600);
+  assert.match(rig.last<Stop>("a", "punch", "stop").message, /^b did not get ready/);
+  assert.equal(rig.coordinator.stats().rounds, 0);
+});
+
+Deno.test("who has no direct path gets a round with the first meeting, unless one LAN may hold both", () => {
+  const rig = pair().connect("c", "203.0.113.10");
+  rig.sent.length = 0;
+  rig.hope("a", "b");
+  assert.deepEqual(rig.take(), ["a addresses", "b addresses", "a punch prepare", "b punch prepare"]);
+  rig.meet("b", "a", true);
+  assert.deepEqual(rig.take(), ["b addresses"]);
+  rig.hope("a", "c");
+  assert.deepEqual(rig.take(), ["a addresses", "c addresses"]);
+});
+
+Deno.test("rounds that may not be needed leave room for those that are, and a refusal of one is not told", () => {
+  const rig = new Rig().connect("a", "203.0.113.10");
+  for (let i = 0; i < 6; i++) rig.connect(`p${i}`, `198.51.100.${i}`);
+  rig.sent.length = 0;
+  for (let i = 0; i < 6; i++) rig.hope("a", `p${i}`);
+  assert.equal(rig.coordinator.stats().rounds, 4);
+  assert.ok(!rig.take().includes("a unmet"));
+  rig.meet("a", "p5", true);
+  assert.equal(rig.coordinator.stats().rounds, 5);
 });
 
 Deno.test("with IPv6 on both sides both families are aimed at", () => {

@@ -30,10 +30,10 @@ const MAX_REMEMBERED = 256;
 const MAX_PURSUITS = 1024;
 /** A search that a peer asked for ends when no session follows. */
 const UNUSED_MS = 30_000;
-/** Deadlines of a connection: a host on the LAN answers in milliseconds, a far one in two round trips. */
 /** IPv6 addresses shown to the server; a host has one stable and a few temporary ones. */
 const MAX_SHOWN = 2;
 const SHOW_MS = 5_000;
+/** Deadlines of a connection: a host on the LAN answers in milliseconds, a far one in two round trips. */
 const DIAL_MS = { lan: 1_500, direct: 4_000 } as const;
 
 export interface PathsOptions {
@@ -173,6 +173,8 @@ export class Paths implements PathAgent {
     known.state = state;
     known.cancelUnused?.();
     known.pursuit.use(path);
+    // A round that began early, or was overtaken: nobody needs its sockets any more.
+    if (known.pursuit.rank >= RANK.direct) this.#puncher.forget(peer);
   }
 
   onSilent(peer: string, path: PathKind, still: () => boolean): void {
@@ -278,7 +280,7 @@ export class Paths implements PathAgent {
         clock,
         random,
         acceptor: node > peer,
-        meet: (punch) => this.#servers(peer).some((server) => server.sendPath({ type: "meet", peer, punch })),
+        meet: (punch) => this.#meet(peer, punch, known.pursuit.rank < RANK.direct),
         discover: () => this.#discovery?.seek(peer) ?? false,
         rules: (observed) => this.#rules(observed),
         dial: (target, done) => this.#dial(peer, target, done),
@@ -339,15 +341,9 @@ export class Paths implements PathAgent {
     if (to === undefined || m.port === 0) return;
     const own = host().filter((a) => familyOf(a.ip) === 6 && !isPrivate(a.ip)).slice(0, MAX_SHOWN);
     for (const { ip } of own) {
-      const stream = ask(
-        sockets.loop,
-        { ip: to, port: m.port },
-        { from: { ip, port: 0 }, timeoutMs: SHOW_MS },
-        m.nonce,
-        () => {
-          stream.reset("SHUTDOWN");
-        },
-      );
+      const from = { ip, port: 0 };
+      const over = { onAsked() {}, onAnswer: () => stream.reset("SHUTDOWN") };
+      const stream = ask(sockets.loop, { ip: to, port: m.port }, { from, timeoutMs: SHOW_MS }, m.nonce, over);
     }
   }
 
@@ -360,8 +356,10 @@ export class Paths implements PathAgent {
     if (this.#last.size > MAX_REMEMBERED) this.#last.delete(this.#last.keys().next().value!);
   }
 
-  #servers(peer: string) {
-    return this.#options.servers(peer);
+  /** Asks a server for an introduction; `ifApart`: there is no direct path, so a round of punching is welcome at once. */
+  #meet(peer: string, punch: boolean, ifApart: boolean): boolean {
+    const meet = { type: "meet", peer, punch, ...(ifApart && !punch ? { ifApart } : {}) } as const;
+    return this.#options.servers(peer).some((server) => server.sendPath(meet));
   }
 
   /** Where the servers see us, by IPv4 if at all. */

@@ -45,7 +45,7 @@ class Rig {
   readonly clock = new FakeClock(0, 1_000_000);
   readonly said: PunchMessage[] = [];
   readonly results: PunchResult[] = [];
-  readonly observers: { readonly at: string; answer(result: IpPort | MeshError): void }[] = [];
+  readonly observers: { readonly at: string; asked(): void; answer(result: IpPort | MeshError): void }[] = [];
   readonly dials: {
     readonly at: string;
     readonly left: number;
@@ -55,6 +55,7 @@ class Rig {
   readonly securing: { readonly stream: MeshStream; cancelled: boolean; end(r: Carrier | MeshError): void }[] = [];
   readonly opened: number[] = [];
   closed = 0;
+  warmed = 0;
   taken = 0;
   offsetMs: number | undefined = 500;
   incoming: (stream: MeshStream) => void = () => {};
@@ -78,15 +79,16 @@ class Rig {
       },
       allowed: (target) => !target.ip.startsWith("10."),
       send: (m) => rig.said.push(m),
+      warm: () => rig.warmed++,
       open(port, onIncoming) {
         rig.opened.push(port);
         if (rig.taken-- > 0) return undefined;
         rig.incoming = (stream) => onIncoming(stream, TARGET);
         return {
           port,
-          observe: (server, nonce, done) => {
+          observe: (server, nonce, { onAsked, onAnswer }) => {
             assert.equal(nonce, PREPARE.nonce);
-            rig.observers.push({ at: hostPort(server), answer: done });
+            rig.observers.push({ at: hostPort(server), asked: onAsked, answer: onAnswer });
           },
           dial: (to, left, done) => {
             const dial = { at: hostPort(to), left, cancelled: false, end: done };
@@ -149,10 +151,12 @@ Deno.test("it shows its port to the server it is connected to first, two per fam
   rig.round.start();
   assert.deepEqual(rig.opened, [25000]);
   assert.deepEqual(rig.observers.map((o) => o.at), ["203.0.113.1:3478", "203.0.113.2:3478", "[2001:db8::1]:3478"]);
-  for (const { answer } of rig.observers) {
-    assert.deepEqual(rig.said, []);
+  for (const { asked, answer } of rig.observers) {
+    assert.deepEqual([rig.said, rig.warmed], [[], 0]);
+    asked();
     answer({ ip: "203.0.113.10", port: 25000 });
   }
+  assert.equal(rig.warmed, 1, "once all were asked there is time for what a handshake needs");
   assert.deepEqual(rig.said, [{ type: "punch", step: "ready", id: 7, rttMs: 40 }]);
 });
 
@@ -166,6 +170,41 @@ Deno.test("an observer that is silent is not waited for long; one that answers l
   assert.deepEqual(rig.steps, ["ready"]);
   rig.observers[1]!.answer(new MeshError("DIAL_TIMEOUT", "late"));
   assert.deepEqual(rig.steps, ["ready"]);
+});
+
+Deno.test("a server that counts is told at once how many sightings to expect, and nothing more when all come", () => {
+  const rig = new Rig({ counts: true });
+  rig.round.start();
+  assert.deepEqual(rig.said, [{ type: "punch", step: "ready", id: 7, rttMs: 40, expect: 3 }]);
+  rig.observers[0]!.answer({ ip: "203.0.113.10", port: 25000 });
+  rig.clock.advance(1_000);
+  for (const { answer } of rig.observers.slice(1)) answer({ ip: "203.0.113.10", port: 25000 });
+  assert.deepEqual(rig.steps, ["ready"]);
+});
+
+Deno.test("a server that counts hears when fewer saw it than were asked, and when nobody did", () => {
+  const some = new Rig({ counts: true });
+  some.round.start();
+  some.observers[0]!.answer({ ip: "203.0.113.10", port: 25000 });
+  some.observers[1]!.answer(new MeshError("DIAL_REFUSED", "x"));
+  assert.deepEqual(some.steps, ["ready"]);
+  some.observers[2]!.answer(new MeshError("DIAL_REFUSED", "x"));
+  assert.deepEqual(some.said.slice(1), [{ type: "punch", step: "ready", id: 7, rttMs: 40 }]);
+  const none = new Rig({ counts: true });
+  none.round.start();
+  for (const { answer } of none.observers) answer(new MeshError("DIAL_TIMEOUT", "x"));
+  assert.match(none.why(), /does not answer/);
+  none.over();
+});
+
+Deno.test("a server that counts may give the start before an answer is here: what comes after changes nothing", () => {
+  const rig = new Rig({ counts: true });
+  rig.round.start();
+  rig.go();
+  for (const { answer } of rig.observers) answer(new MeshError("DIAL_REFUSED", "x"));
+  assert.deepEqual(rig.steps, ["ready"]);
+  rig.clock.advance(100);
+  assert.equal(rig.dials.length, 1);
 });
 
 Deno.test("nobody sees it: the round ends with a sentence", () => {

@@ -2,7 +2,7 @@
 import { familyOf, hostPort } from "../../addr.ts";
 import { MeshError } from "../../errors.ts";
 import { type IpPort, type Listener, type Loop, type MeshStream, WOULD_BLOCK } from "../../net.ts";
-import type { PunchSockets } from "./punch_round.ts";
+import type { ObserveEvents, PunchSockets } from "./punch_round.ts";
 import { ANSWER_BYTES, decodeAnswer, encodeRequest, REQUEST_BYTES } from "./sighting.ts";
 
 /** A sighting takes two round trips. */
@@ -29,8 +29,8 @@ export function openPunchSockets(
   const from = (to: IpPort) => ({ ip: ANY[familyOf(to.ip)], port });
   return {
     port,
-    observe(server, nonce, done) {
-      observed.add(ask(loop, server, { from: from(server), reusePort: true, timeoutMs: OBSERVE_MS }, nonce, done));
+    observe(server, nonce, events) {
+      observed.add(ask(loop, server, { from: from(server), reusePort: true, timeoutMs: OBSERVE_MS }, nonce, events));
     },
     dial(to, timeoutMs, done) {
       let over = false;
@@ -64,7 +64,7 @@ export function ask(
   server: IpPort,
   options: { readonly from?: IpPort; readonly reusePort?: boolean; readonly timeoutMs: number },
   nonce: string,
-  done: (result: IpPort | MeshError) => void,
+  events: ObserveEvents,
 ): MeshStream {
   const answer = new Uint8Array(ANSWER_BYTES);
   let have = 0;
@@ -72,10 +72,13 @@ export function ask(
   const tell = (result: IpPort | MeshError) => {
     if (told) return;
     told = true;
-    done(result);
+    events.onAnswer(result);
   };
   const stream = loop.dialTcp(server, {
-    onOpen: () => void stream.write(encodeRequest(nonce), 0, REQUEST_BYTES),
+    onOpen: () => {
+      stream.write(encodeRequest(nonce), 0, REQUEST_BYTES);
+      events.onAsked();
+    },
     onReadable: () => {
       while (have < ANSWER_BYTES) {
         const n = stream.read(answer.subarray(have));

@@ -29,7 +29,7 @@ export interface PuncherOptions {
 }
 
 /** The server that coordinates a round. */
-export type PunchServer = Pick<ControlClient, "sendPath" | "ends" | "rttMs" | "clockOffsetMs" | "askTime">;
+export type PunchServer = Pick<ControlClient, "sendPath" | "ends" | "leastRttMs" | "clockOffsetMs" | "askTime">;
 
 export interface PunchOutcome {
   /** `same`, `steps`, `varies` or `unknown`. */
@@ -94,7 +94,7 @@ export class Puncher {
     if (this.#size >= MAX_ROUNDS) return stop("LIMIT", `${MAX_ROUNDS} rounds of hole punching are under way`);
     // The start is given by the server's clock: a fresh look at it is worth a message.
     server.askTime();
-    const { clock, random, sockets, ports, allowed } = this.#options;
+    const { clock, random, sockets, ports, allowed, engine } = this.#options;
     const round = new PunchRound({
       clock,
       random,
@@ -103,12 +103,13 @@ export class Puncher {
       server: server.ends?.remote?.ip,
       allowed,
       get rttMs() {
-        return server.rttMs ?? 0;
+        return server.leastRttMs ?? 0;
       },
       get offsetMs() {
         return server.clockOffsetMs;
       },
       send: (message) => void server.sendPath(message),
+      warm: () => engine.warm?.(),
       secure: (stream, done) => this.#secure(peer, stream, done),
       done: (result, { ours, theirs }) => {
         const key = `${ours} ${theirs} ${result.kind}`;

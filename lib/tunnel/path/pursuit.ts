@@ -24,7 +24,7 @@ const ASK_MS = 1_000;
 const ASK_LAN_MS = 400;
 /**
  * Head start of listeners before punching begins: a host of the LAN answers within it. One further away is reached while the
- * round is being prepared, which takes three round trips, and a round that is not needed any more costs nobody anything.
+ * round is being prepared, which takes two round trips, and a round that is not needed any more costs nobody anything.
  */
 const PUNCH_AFTER_MS = 50;
 /** Head start of the initiator's dials, so that rarely both make a connection. */
