@@ -1,20 +1,30 @@
 /** The admin route behind `edgemesh check`: what only the running agent can know, as facts that the command judges. */
 import { cidrContains, hostPort } from "../../lib/addr.ts";
 import type { AdminRoute } from "../../lib/admin.ts";
-import { gatherUsage, type ProcReader } from "../../lib/dns/host/usage_gather.ts";
 import { openLinks } from "../../lib/linux/link_table.ts";
 import { RT_TABLE_MAIN } from "../../lib/linux/rtnetlink.ts";
 import type { RunningAgent } from "./running.ts";
 import { serviceCidrs } from "./facts.ts";
-import type { AgentFacts } from "../check/facts.ts";
+import type { AgentAnswer } from "../check/facts.ts";
 import { writeProblem } from "../check/gather_host.ts";
 
 export function checkRoutes(agent: RunningAgent): AdminRoute[] {
-  return [{ method: "GET", path: "/v1/check", changes: false, handle: () => agentFacts(agent) }];
+  return [
+    { method: "GET", path: "/v1/check", changes: false, handle: () => agentFacts(agent) },
+    { method: "GET", path: "/v1/pods", changes: false, handle: ({ query }) => podsAt(agent, query.getAll("ip")) },
+  ];
 }
 
-async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
-  const { identity, forwarder, config, store, disk, tunnel, dns } = agent;
+/** Address → `namespace/name`, of those that a pod has. */
+function podsAt({ store }: RunningAgent, ips: readonly string[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(ips.flatMap((ip) => {
+    const pod = store.snapshot.podsByIp(ip).at(0);
+    return pod ? [[ip, `${pod.namespace}/${pod.name}`]] : [];
+  }));
+}
+
+async function agentFacts(agent: RunningAgent): Promise<AgentAnswer> {
+  const { identity, forwarder, config, disk, tunnel, dns } = agent;
   const forward = forwarder?.status();
   const { notBefore, notAfter } = identity.certificate;
   const skewMs = identity.time.skew();
@@ -51,11 +61,11 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
       ...(loadError === undefined ? {} : { loadError }),
       ...(writing === undefined ? {} : { writeProblem: writing }),
     },
-    resolvers: gatherUsage(procReader, store.snapshot, {
+    usage: {
       ourselves: listen.map((ip) => ({ ip, port: config.dns.port })),
       clusterDns: clusterDns(agent),
       zone: config.dns.zone,
-    }),
+    },
     ...hostLinks(agent),
     servers: tunnel.servers.clients.map((client) => ({
       url: client.url,
@@ -67,7 +77,7 @@ async function agentFacts(agent: RunningAgent): Promise<AgentFacts> {
 }
 
 /** A Service that has an address: its name must lead there. */
-function sampleName({ store, config }: RunningAgent): AgentFacts["sample"] {
+function sampleName({ store, config }: RunningAgent): AgentAnswer["sample"] {
   for (const service of store.snapshot.services()) {
     const address = service.clusterIPs.find((ip) => !ip.includes(":"));
     if (address !== undefined && !service.headless) {
@@ -85,7 +95,7 @@ function clusterDns({ store }: RunningAgent): readonly string[] {
 }
 
 /** Routes of others to Service networks, and bridges that pods of this node are on, as they are now. */
-function hostLinks(agent: RunningAgent): Pick<AgentFacts, "foreignRoutes" | "podBridges"> {
+function hostLinks(agent: RunningAgent): Pick<AgentAnswer, "foreignRoutes" | "podBridges"> {
   const { config, identity, facts } = agent;
   const link = agent.link.name;
   const links = openLinks();
@@ -115,19 +125,5 @@ function isBridge(name: string): boolean {
     return Deno.statSync(`/sys/class/net/${name}/bridge`).isDirectory;
   } catch {
     return false;
-  }
-}
-
-const procReader: ProcReader = {
-  pids: () => quiet(() => [...Deno.readDirSync("/proc")].map((e) => Number(e.name)).filter((pid) => pid > 0)) ?? [],
-  link: (path) => quiet(() => Deno.readLinkSync(path)),
-  text: (path) => quiet(() => Deno.readTextFileSync(path)),
-};
-
-function quiet<T>(read: () => T): T | undefined {
-  try {
-    return read();
-  } catch {
-    return undefined;
   }
 }

@@ -10,10 +10,11 @@ import { parsePeriod } from "../period.ts";
 import { type Format, paint, printDocument } from "../output.ts";
 import { fetchStatus } from "../status.ts";
 import { within } from "../within.ts";
-import type { AgentFacts, Check, CheckState, RunningFacts } from "./facts.ts";
+import type { AgentAnswer, AgentFacts, Check, CheckState, RunningFacts } from "./facts.ts";
 import { gatherHost, gatherStart } from "./gather_host.ts";
 import { withHolder } from "./holders.ts";
 import { judgeRunning } from "./judge_agent.ts";
+import { gatherResolvers } from "./resolvers.ts";
 import { fail, judgeHost, judgeStart } from "./judge_host.ts";
 
 export interface CheckFlags {
@@ -109,20 +110,24 @@ async function runningChecks(flags: CheckFlags): Promise<Check[]> {
   if (status.role === "server") {
     return [...judgeHost(await gatherHost([])), ...judgeRunning(running, systemClock.wall())];
   }
-  const agent = await named(
-    await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AgentFacts,
-  );
+  const answer = await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AgentAnswer;
+  const agent = await completed(answer, flags.runDir);
   const facts = { ...running, agent, ...await askSample(agent) };
   return [...judgeHost(await gatherHost(agent.podBridges)), ...judgeRunning(facts, systemClock.wall())];
 }
 
-/** What the agent could not see of other programs, and we can. */
-async function named(agent: AgentFacts): Promise<AgentFacts> {
+/** With what the agent could not see of other programs, and we can; `usage` is missing from one of another version. */
+async function completed(
+  { usage, ...agent }: Omit<AgentAnswer, "usage"> & Partial<AgentAnswer>,
+  runDir: string,
+): Promise<AgentFacts> {
   const { dns } = agent;
-  if (dns?.problem === undefined) return agent;
+  const resolvers = dns && usage ? await gatherResolvers(runDir, usage) : [];
+  const facts = { ...agent, resolvers, podsHidden: Deno.uid() !== 0 };
+  if (dns?.problem === undefined) return facts;
   const problem = await withHolder(dns.problem, dns.listen);
   const hint = dns.hint === undefined ? {} : { hint: await withHolder(dns.hint, dns.listen) };
-  return { ...agent, dns: { ...dns, problem, ...hint } };
+  return { ...facts, dns: { ...dns, problem, ...hint } };
 }
 
 /** Asks the mesh address as any program of this host would. */

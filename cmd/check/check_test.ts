@@ -250,6 +250,7 @@ for (
       /1\.1\.1\.1/,
     ],
     ["pod asks others", withAgent({ resolvers: [{ ...other, who: "pod a/b" }] }), "resolver-pod", "warn", /1\.1\.1\.1/],
+    ["pods hidden", withAgent({ podsHidden: true }), "resolver-pod", "warn", /only root/],
   ] as const
 ) {
   Deno.test(`check: agent, ${what}`, () => {

@@ -1,5 +1,6 @@
 /** What `edgemesh check` gathers before anything is judged, and what a judgement is. */
 import type { ReasonCode } from "../../lib/errors.ts";
+import type { UsageFacts } from "../../lib/dns/host/usage.ts";
 import type { FoundUsage } from "../../lib/dns/host/usage_gather.ts";
 import type { Status } from "../../lib/status.ts";
 
@@ -68,7 +69,7 @@ export interface StartFacts {
 }
 
 /** What a running agent says of itself beyond its status; answered by `GET /v1/check`. */
-export interface AgentFacts {
+export interface AgentAnswer {
   /** Set where FFI is refused, or given up by the configuration: why. */
   readonly withoutFfi?: { readonly why: string; readonly chosen: boolean };
   readonly rules: { readonly backend: string; readonly repairs: number; readonly problem?: string } | undefined;
@@ -97,10 +98,18 @@ export interface AgentFacts {
     readonly loadError?: string;
     readonly writeProblem?: string;
   };
-  readonly resolvers: readonly FoundUsage[];
+  /** What the resolvers of this host and its pods are judged by. */
+  readonly usage: UsageFacts;
   readonly foreignRoutes: readonly string[];
   readonly podBridges: readonly string[];
   readonly servers: readonly { readonly url: string; readonly name?: string; readonly version?: string }[];
+}
+
+/** The same with what the command sees of the host's other programs, and an agent that is not root may not. */
+export interface AgentFacts extends Omit<AgentAnswer, "usage"> {
+  readonly resolvers: readonly FoundUsage[];
+  /** We are not root: other programs' files cannot be seen. */
+  readonly podsHidden?: boolean;
 }
 
 export interface RunningFacts {

@@ -209,7 +209,7 @@ function judgeIdentity(status: AgentStatus, { certificate, skewMs }: AgentFacts,
   ];
 }
 
-function judgeNames({ dns, sample, resolvers }: AgentFacts, answer: RunningFacts["answer"]): Check[] {
+function judgeNames({ dns, sample, ...seen }: AgentFacts, answer: RunningFacts["answer"]): Check[] {
   if (!dns) return [ok("names", "dns", "DNS is switched off in the configuration")];
   if (dns.problem !== undefined) {
     return [
@@ -256,10 +256,13 @@ function judgeNames({ dns, sample, resolvers }: AgentFacts, answer: RunningFacts
       ),
     );
   }
-  return [...out, ...judgeResolvers(resolvers, dns.listen[0] ?? "")];
+  return [...out, ...judgeResolvers(seen, dns.listen[0] ?? "")];
 }
 
-function judgeResolvers(resolvers: AgentFacts["resolvers"], listen: string): Check[] {
+function judgeResolvers(
+  { resolvers, podsHidden }: Pick<AgentFacts, "resolvers" | "podsHidden">,
+  listen: string,
+): Check[] {
   const good = resolvers.filter((r) => r.uses === "mesh");
   const others = resolvers.filter((r) => r.uses !== "mesh");
   const address = listen.replace(/:\d+$/, "");
@@ -279,6 +282,9 @@ function judgeResolvers(resolvers: AgentFacts["resolvers"], listen: string): Che
         "edgemesh check -o json lists what was found first",
       ),
     );
+  }
+  if (podsHidden) {
+    lines.push(warn("names", "resolver-pod", "whom pods ask for names only root may see", "sudo edgemesh check"));
   }
   if (good.length > 0) {
     lines.unshift(ok(

@@ -108,6 +108,18 @@ export async function ownUserSteps(t: Deno.TestContext, { edge, kernel, webAnswe
       async () => await edge.property("edgemesh-agent", "ActiveState") === "active" || undefined,
     );
   });
+  await t.step("check sees whom a pod asks for names, although the agent itself may not look", async () => {
+    const pod = [
+      'ip addr add 10.9.9.9/32 dev lo; ip link set lo up; echo "nameserver 9.9.9.9" >/tmp/pod.conf',
+      "mount --bind /tmp/pod.conf /etc/resolv.conf; exec sleep 600",
+    ].join("; ");
+    await edge.execOk(["systemd-run", "--quiet", "--unit=pod", "unshare", "-n", "-m", "sh", "-ec", pod]);
+    const line = /‼ container at 10\.9\.9\.9 asks 9\.9\.9\.9, which does not know names of the cluster\n {4}try: set /;
+    await until("the pod to be seen", async () => {
+      return line.test((await edge.exec(["edgemesh", "check"])).stdout) || undefined;
+    });
+    await edge.execOk(["sh", "-ec", "systemctl stop pod; rm /tmp/pod.conf"]);
+  });
   await t.step("T44: who is in the group reads, who is not is told so, and only root changes", async () => {
     await edge.execOk([
       "sh",
@@ -133,6 +145,7 @@ export async function ownUserSteps(t: Deno.TestContext, { edge, kernel, webAnswe
     const read = await as("reader", "status");
     assert.equal(read.code, 0, read.stderr);
     assert.match(read.stdout, /edge-1/);
+    assert.match((await as("reader", "check")).stdout, /‼ whom pods ask for names only root may see/);
     const change = await as("reader", "log", "level", "debug");
     assert.equal(change.code, 1);
     assert.match(

@@ -4,9 +4,8 @@ import { nullLogger } from "../../log.ts";
 import { disintegrate, integrate, type IntegrateOptions, type ResolverHost } from "./integrate.ts";
 import { hasUs, withoutUs, withUs } from "./resolv_edit.ts";
 import { parseResolvConf } from "./resolvconf.ts";
-import { MemoryMeta } from "../testing_meta.ts";
 import { judgeUsage } from "./usage.ts";
-import { gatherUsage } from "./usage_gather.ts";
+import { findResolvers, judgeResolvers } from "./usage_gather.ts";
 
 const EDIT = { addresses: ["169.254.96.16"], search: ["svc.cluster.local", "cluster.local"] };
 const FILES = [
@@ -180,10 +179,7 @@ Deno.test("check: resolvers in use are found by network namespace, and named by 
     link: (path: string) => links[path],
     text: (path: string) => texts[path],
   };
-  const meta = new MemoryMeta({
-    pods: [{ namespace: "shop", name: "old-1", ips: ["10.244.1.2"], hostNetwork: false }],
-  });
-  const found = gatherUsage(proc, meta, FACTS);
+  const found = judgeResolvers(findResolvers(proc), (ip) => ip === "10.244.1.2" ? "shop/old-1" : undefined, FACTS);
   assert.deepEqual(found.map((f) => [f.who, f.uses]), [
     ["this host", "other"],
     ["container at 172.17.0.2", "mesh"],

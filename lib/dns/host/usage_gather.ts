@@ -2,7 +2,6 @@
  * Which resolvers are in use on this machine right now: this host's own, and those of everything that runs in another
  * network namespace (pods, containers), read from /proc. For `edgemesh check`.
  */
-import type { MetaReader } from "../../meta/model.ts";
 import { judgeUsage, type ResolverUsage, type UsageFacts } from "./usage.ts";
 
 /** What is read of /proc; undefined or empty where a process is gone or not ours to look at. */
@@ -22,8 +21,16 @@ export interface FoundUsage extends ResolverUsage {
 /** Network namespaces looked at: more than any node has pods. */
 const MAX_NAMESPACES = 1024;
 
-/** This host first, then the pods in the order of their names. */
-export function gatherUsage(proc: ProcReader, meta: MetaReader, facts: UsageFacts): readonly FoundUsage[] {
+/** What one network namespace asks. */
+export interface FoundResolvers {
+  /** Its IPv4 addresses; empty: this host's own namespace. */
+  readonly ips: readonly string[];
+  /** Its resolv.conf; undefined: there is none. */
+  readonly text: string | undefined;
+}
+
+/** This host first, then every pod and container whose processes may be looked at: all of them for root alone. */
+export function findResolvers(proc: ProcReader): readonly FoundResolvers[] {
   const host = proc.link("/proc/self/ns/net");
   const seen = new Map<string, number>();
   for (const pid of proc.pids()) {
@@ -35,14 +42,24 @@ export function gatherUsage(proc: ProcReader, meta: MetaReader, facts: UsageFact
     const text = proc.text(`/proc/${pid}/root/etc/resolv.conf`);
     const ips = localAddresses(proc.text(`/proc/${pid}/net/fib_trie`) ?? "");
     // Without an address of its own it is no pod: a sandbox of a browser, a service with PrivateNetwork.
-    if (text === undefined || ips.length === 0) return [];
-    const known = ips.flatMap((ip) => meta.podsByIp(ip)).at(0);
-    const who = known ? `pod ${known.namespace}/${known.name}` : `container at ${ips[0]}`;
-    return [{ who, ...judgeUsage(who, text, facts) }];
+    return text === undefined || ips.length === 0 ? [] : [{ ips, text }];
   });
-  pods.sort((a, b) => a.who < b.who ? -1 : a.who > b.who ? 1 : 0);
-  const who = "this host";
-  return [{ who, ...judgeUsage(who, proc.text("/etc/resolv.conf"), facts) }, ...pods];
+  return [{ ips: [], text: proc.text("/etc/resolv.conf") }, ...pods];
+}
+
+/** This host first, then the pods in the order of their names. `podOf`: `shop/web-1` of a pod's address. */
+export function judgeResolvers(
+  found: readonly FoundResolvers[],
+  podOf: (ip: string) => string | undefined,
+  facts: UsageFacts,
+): readonly FoundUsage[] {
+  const judged = found.map(({ ips, text }) => {
+    const pod = ips.map(podOf).find((name) => name !== undefined);
+    const who = ips.length === 0 ? "this host" : pod === undefined ? `container at ${ips[0]}` : `pod ${pod}`;
+    return { who, ...judgeUsage(who, text, facts) };
+  });
+  const order = ({ who }: FoundUsage) => who === "this host" ? "" : who;
+  return judged.sort((a, b) => order(a) < order(b) ? -1 : order(a) > order(b) ? 1 : 0);
 }
 
 /** IPv4 addresses of a namespace without loopback: leaves of the routing trie marked `host LOCAL` (proc_net(5)). */
