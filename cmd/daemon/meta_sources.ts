@@ -1,6 +1,6 @@
 /** Sources of metadata that are named in the configuration, made ready to be started. */
 import { type Cidr, parseIp } from "../../lib/addr.ts";
-import { systemClock } from "../../lib/clock.ts";
+import { pause, systemClock } from "../../lib/clock.ts";
 import type { AgentConfig } from "../../lib/config.ts";
 import type { Logger } from "../../lib/log.ts";
 import { openFolder } from "../../lib/meta/files/folder.ts";
@@ -66,11 +66,13 @@ export async function namedSource(
 
 /** A Kubernetes API: `in-cluster` or a kubeconfig file. The code for it is loaded only here. */
 export async function kubeSource(kubeconfig: string, options: ReadOptions): Promise<MetaSource> {
-  const [{ KubeSource }, { FetchApi }, { inClusterAccess, kubeconfigAccess }] = await Promise.all([
+  const [{ KubeSource }, { FetchApi }, { inClusterAccess, kubeconfigAccess }, { prepareFetch }] = await Promise.all([
     import("../../lib/meta/kube/source_kube.ts"),
     import("../../lib/meta/kube/kube_api.ts"),
     import("../../lib/meta/kube/kube_config.ts"),
+    import("../../lib/meta/kube/prepare_fetch.ts"),
   ]);
+  await prepareFetch(() => pause(0));
   const access = kubeconfig === IN_CLUSTER ? inClusterAccess() : kubeconfigAccess(kubeconfig);
   const api = new FetchApi(access, { clock: systemClock, address: kubeconfig });
   return new KubeSource(sourceOptions(api, options));
@@ -82,12 +84,14 @@ export async function metaServerSource(
   { security }: AgentConfig["metaServer"],
   options: ReadOptions & { readonly guard: Guard },
 ): Promise<MetaSource> {
-  const [{ MetaServerSource }, { FetchApi }, { RootApi }, { metaServerAccess }] = await Promise.all([
+  const [{ MetaServerSource }, { FetchApi }, { RootApi }, { metaServerAccess }, { prepareFetch }] = await Promise.all([
     import("../../lib/meta/kube/source_metaserver.ts"),
     import("../../lib/meta/kube/kube_api.ts"),
     import("../../lib/meta/kube/root_api.ts"),
     import("../../lib/meta/kube/kube_config.ts"),
+    import("../../lib/meta/kube/prepare_fetch.ts"),
   ]);
+  await prepareFetch(() => pause(0));
   const { tlsCertFile, ...rest } = security;
   const url = new URL(server);
   const proven = (security.requireAuthorization || url.protocol === "https:") && !security.insecureSkipTLSVerify;

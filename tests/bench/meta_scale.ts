@@ -11,9 +11,10 @@
 import { FakeApiServer } from "../kube/fake_apiserver.ts";
 import { kubeService, kubeSlice, SERVICES, SLICES } from "../kube/objects.ts";
 import { giveBack } from "../../lib/linux/idle_memory.ts";
-import { systemClock } from "../../lib/clock.ts";
+import { pause, systemClock } from "../../lib/clock.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { FetchApi } from "../../lib/meta/kube/kube_api.ts";
+import { prepareFetch } from "../../lib/meta/kube/prepare_fetch.ts";
 import type { EndpointSlice } from "../../lib/meta/model.ts";
 import { put } from "../../lib/meta/objects.ts";
 import { KubeSource } from "../../lib/meta/kube/source_kube.ts";
@@ -87,6 +88,7 @@ async function follow(address: string): Promise<void> {
   const beat = new Beat();
   await beat.next(1);
   const started = systemClock.now();
+  await prepareFetch(() => pause(0));
   await source.start();
   while (source.status().state !== "synced") await beat.next(1);
   const syncMs = systemClock.now() - started;
