@@ -35,11 +35,10 @@ export async function joinSecond(mesh: Mesh): Promise<{ readonly said: string; r
   return { said: stdout.trim(), token };
 }
 
-export function startSecond(mesh: Mesh): Promise<HostProcess> {
-  const manifests = ["--manifests", "/etc/edgemesh/manifests"];
-  return mesh.topology.server.start("server-2", ["server", "--url", URLS[1], ...manifests, ...flagsOf(1)], {
-    ready: { log: /server ready/ },
-  });
+/** Default: it serves the same manifests as the first one. */
+export function startSecond(mesh: Mesh, manifests = "/etc/edgemesh/manifests"): Promise<HostProcess> {
+  const argv = ["server", "--url", URLS[1], "--manifests", manifests, ...flagsOf(1)];
+  return mesh.topology.server.start("server-2", argv, { ready: { log: /server ready/ } });
 }
 
 /** Servers an agent is connected to. */

@@ -54,6 +54,8 @@ export class FilesSource implements MetaSource {
   #lastError: string | undefined;
   #stopWatch: (() => void) | undefined;
   #timer: (() => void) | undefined;
+  /** When the timer fires. */
+  #due = Infinity;
   #looking: Promise<void> | undefined;
   #again = false;
   #published = false;
@@ -95,13 +97,17 @@ export class FilesSource implements MetaSource {
     };
   }
 
+  /** Never later than was planned: what changes all the time would put off the look for good, and with it the others. */
   #lookSoon(ms: number): void {
     if (this.#state === "stopped") return;
     if (this.#looking) {
       this.#again = true;
       return;
     }
+    const at = this.#clock.now() + ms;
+    if (this.#timer && this.#due <= at) return;
     this.#timer?.();
+    this.#due = at;
     this.#timer = this.#clock.timer(ms, () => void this.#look(false));
   }
 

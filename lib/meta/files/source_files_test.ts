@@ -160,6 +160,23 @@ Deno.test("files: a file is read only when it has stopped changing", async () =>
   await source.stop();
 });
 
+Deno.test("files: one that never stops changing, even one that is no manifest, does not hold up the others", async () => {
+  const { source, folder, names, wait } = await setup({ "a.yaml": WEB });
+  for (const name of ["a.yaml", "a.log"]) {
+    folder.edit("b.yaml", API);
+    for (let i = 0; i < 10; i++) {
+      folder.edit(name, `${WEB}# ${i}\n`);
+      folder.changed();
+      await wait(50);
+    }
+    assert.deepEqual(names(), ["api 10.96.0.11", "web 10.96.0.10"], `while ${name} changes`);
+    folder.edit("b.yaml", undefined);
+    await wait(2500);
+    assert.deepEqual(names(), ["web 10.96.0.10"]);
+  }
+  await source.stop();
+});
+
 Deno.test("files: removal and addition are found without any notice", async () => {
   const { source, folder, names, wait, clock } = await setup({ "a.yaml": WEB });
   folder.edit("a.yaml", undefined);
