@@ -7,12 +7,24 @@ import { systemClock } from "../../lib/clock.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
 import { openTlsLibrary } from "../../lib/linux/openssl.ts";
 import { nullLogger } from "../../lib/log.ts";
+import type { MeshStream } from "../../lib/net.ts";
 import { StreamLeg } from "../../lib/tunnel/carriers/stream_leg.ts";
 import { legOfFd } from "../../lib/tunnel/carriers/tcp_leg.ts";
 import type { ServerLegs } from "../../lib/tunnel/control/server.ts";
 import { type AgentParts, type TestAgent, type TestServer, TunnelRig } from "./tunnel_rig.ts";
 
 const BYTES = 4_000_000;
+/** Agents that look for better paths, where no server introduces them. */
+const RELAY_ONLY = {
+  eager: false,
+  keys: () => [new Uint8Array(32)],
+  host: () => [],
+  listen: undefined,
+  advertise: [],
+  allowed: [],
+  punchPorts: [21_000, 21_999],
+  openLan: undefined,
+} as const;
 
 interface Parts {
   readonly rig: TunnelRig;
@@ -121,6 +133,40 @@ test("legs that break cost no byte: a channel is there again, and later new legs
   assert.equal(client.text, "before and after");
   await echoed(a, "edge-b");
   await a.until(() => server.server.stats().legs!.joined === 1);
+});
+
+/** Sooner than a session gives up a way that says nothing by itself (6 s, PROTOCOL.md §6). */
+const MOVED_MS = 5_000;
+
+Deno.test("T17: legs through a server that falls silent are left for the other server", async () => {
+  const loop = EpollLoop.open({ clock: systemClock, log: nullLogger });
+  const sockets = { loop, leg: (stream: MeshStream) => legOfFd(loop.takeFd(stream)) };
+  try {
+    await TunnelRig.run(async (rig) => {
+      const servers = [await rig.server({ legs: serverLegs(loop) }), await rig.server({ legs: serverLegs(loop) })];
+      const mute = [false, false];
+      const urls = await Promise.all(servers.map(({ at }, i) => rig.delayed(at, 0, () => mute[i]!)));
+      const [a, b] = await Promise.all(
+        ["edge-a", "edge-b"].map((node) => rig.agent(node, urls, { legs: sockets, paths: { ...RELAY_ONLY, sockets } })),
+      ) as [TestAgent, TestAgent];
+      await Promise.all([a, b].map((agent) => agent.until(() => agent.up === 2)));
+      await echoed(a, "edge-b");
+      const joined = () => servers.findIndex(({ server }) => server.stats().legs!.joined === 1);
+      await a.until(() => joined() >= 0);
+      const client = a.dial("edge-b", "before");
+      await client.until(() => client.received === 6);
+      mute[joined()] = true;
+      const began = systemClock.now();
+      await client.write(" and after");
+      await client.until(() => client.received === 16 || client.over);
+      assert.equal(client.text, "before and after");
+      const ms = systemClock.now() - began;
+      assert.ok(ms < MOVED_MS, `the stream was silent for ${ms} ms`);
+    });
+  } finally {
+    loop.close();
+    await loop.finished;
+  }
 });
 
 test("what is no leg and no TLS, and a ticket that nobody gave, get nothing", ["fast"], async ({ server }) => {

@@ -82,8 +82,8 @@ export class TunnelRig {
     return agent;
   }
 
-  /** A TCP forwarder that holds every byte back for `delayMs` each way. */
-  async delayed(to: IpPort, delayMs: number): Promise<string> {
+  /** A TCP forwarder that holds every byte back for `delayMs` each way, and drops all of them while `muted` says so. */
+  async delayed(to: IpPort, delayMs: number, muted = () => false): Promise<string> {
     const sockets = new Set<net.Socket>();
     const listener = net.createServer((client) => {
       const server = net.connect({ host: to.ip, port: to.port });
@@ -93,8 +93,8 @@ export class TunnelRig {
         socket.on("error", () => {});
         socket.on("close", () => sockets.delete(socket));
       }
-      late(client, server, delayMs);
-      late(server, client, delayMs);
+      late(client, server, delayMs, muted);
+      late(server, client, delayMs, muted);
     });
     await new Promise<void>((resolve) => listener.listen(0, "127.0.0.1", () => resolve()));
     this.onEnd(async () => {
@@ -106,12 +106,12 @@ export class TunnelRig {
   }
 }
 
-function late(from: net.Socket, to: net.Socket, delayMs: number): void {
+function late(from: net.Socket, to: net.Socket, delayMs: number, muted: () => boolean): void {
   let queue: Promise<void> = Promise.resolve();
   const after = (act: () => void) => {
     const due = pause(delayMs);
     queue = queue.then(() => due).then(() => {
-      if (!to.destroyed) act();
+      if (!to.destroyed && !muted()) act();
     });
   };
   from.on("data", (chunk: Uint8Array) => after(() => void to.write(chunk)));

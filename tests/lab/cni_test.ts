@@ -11,6 +11,8 @@ import { labTest } from "./support.ts";
 /** More than curl takes at once before it looks at its limit (100 reads of 100 KB): the rest comes at this rate. */
 const BYTES = 16 << 20;
 const RATE = "4M";
+/** Rounds of a scraper. */
+const SCRAPES = 10;
 
 labTest("beside a CNI: pods it routes to are the kernel's; connections outlive their endpoint's Service", async (t) => {
   await withMesh({ sites: [{ nat: "cone", nodes: 2 }, { nat: "cone" }], cloud: "none" }, async (mesh) => {
@@ -50,6 +52,27 @@ labTest("beside a CNI: pods it routes to are the kernel's; connections outlive t
         assert.equal((await curl(client!, "http://routed/")).body, "edge-2-pod-1 on edge-2");
         assert.equal((await curl(client!, "http://far/")).body, "edge-3-pod-1 on edge-3");
         assert.equal((await curl(one!, "http://10.96.0.70/")).body, "edge-2-pod-1 on edge-2", "from the host");
+      },
+    );
+    await t.step(
+      "B07: a scraper reaches pods by address where the CNI routes, and one of another site by a Service of its own",
+      async () => {
+        const targets: readonly (readonly [string, Pod])[] = [[`${routed!.ip}:8080`, routed!], ["10.96.0.71", far!]];
+        for (const [at, pod] of targets) {
+          const { stdout, stderr } = await client!.host.exec([
+            ...["curl", "-sS", "--max-time", "4", "--rate", "20/s", "-H", "Accept: text/plain;version=0.0.4"],
+            ...["-w", "%{http_code} %{num_connects}\n", `http://${at}/metrics?[1-${SCRAPES}]`],
+          ], { timeoutMs: 30_000 });
+          const rounds = stdout.trim().split("\n");
+          assert.equal(rounds.length, 2 * SCRAPES, stderr);
+          assert.equal(rounds.filter((line) => line === `${pod.name} on ${pod.node.name}`).length, SCRAPES, stdout);
+          // A scraper keeps its connection from round to round.
+          assert.equal(rounds.filter((line) => line === "200 0").length, SCRAPES - 1, stdout);
+        }
+        // The mesh carries Services: an address of a pod alone says neither which node nor which site it is on.
+        const bare = await curl(client!, `http://${far!.ip}:8080/metrics`, ["--max-time", "2"]);
+        assert.notEqual(bare.code, 0, bare.body);
+        tell(`${SCRAPES} rounds each; ${far!.ip} of the other site by its bare address: ${bare.stderr}`);
       },
     );
     await t.step(

@@ -181,14 +181,16 @@ export class Paths implements PathAgent {
     // What took this path away may have taken the servers, too.
     for (const server of this.#options.servers()) server.probe();
     const known = this.#peers.get(peer);
-    if (path === "relay" || !known || known.spare) return;
+    // A relay, too: legs through a server that says nothing any more do not end with the connection to it.
+    if (!known || known.spare) return;
     const { relay, clock, onCarrier, onNote } = this.#options;
     onNote(peer, path, "nothing comes any more; getting the relay ready");
     known.spare = new Spare({
       clock,
       relay,
       peer,
-      wanted: () => still() && this.#peers.get(peer) === known,
+      // Once the path is gone the session's own search goes on, with longer and longer waits.
+      wanted: () => still() && known.state === "up" && this.#peers.get(peer) === known,
       onCarrier,
       onNote: (path, text) => onNote(peer, path, text),
       onOver: () => known.spare = undefined,

@@ -1,6 +1,7 @@
 /**
  * The relay, made ready for a peer whose path has fallen silent: again and again while it is silent, because what took
- * the path may have taken the way to the servers on either side, too.
+ * the path may have taken the way to the servers on either side, too. A path through a silent server is left like this
+ * for another server.
  */
 import type { CancelTimer, Clock } from "../../clock.ts";
 import type { Carrier } from "../carrier.ts";
