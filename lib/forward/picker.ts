@@ -38,6 +38,8 @@ export class Picker {
   /** `port id|endpoint` → state; absent: nothing to remember. */
   readonly #states = new Map<string, SlotState>();
   readonly #random: () => number;
+  /** When the last of all that are left out may be asked again; most of the time nobody is. */
+  #ejectedUntil: MonoMs = -Infinity;
 
   constructor(random: () => number = Math.random) {
     this.#random = random;
@@ -79,6 +81,7 @@ export class Picker {
     const state = this.#state(port, slot);
     if (++state.failures < EJECT_AFTER) return;
     state.ejectedUntil = now + Math.min(EJECT_MAX_MS, EJECT_MS * 2 ** state.ejections++);
+    this.#ejectedUntil = Math.max(this.#ejectedUntil, state.ejectedUntil);
     // One failure after its time is over ejects it again at once.
     state.failures = EJECT_AFTER - 1;
   }
@@ -102,7 +105,7 @@ export class Picker {
 
   /** Not tried by this connection yet, and not left out; where nothing is left, the next best. */
   #usable(port: PlannedPort, slots: readonly Slot[], now: MonoMs, failed: ReadonlySet<string>): readonly Slot[] {
-    if (failed.size === 0 && this.#states.size === 0) return slots;
+    if (failed.size === 0 && now >= this.#ejectedUntil) return slots;
     const untried = failed.size === 0 ? slots : slots.filter((slot) => !failed.has(slot.key));
     const healthy = untried.filter((slot) => !this.#isEjected(port, slot, now));
     return healthy.length > 0 ? healthy : untried.length > 0 ? untried : slots;

@@ -116,6 +116,18 @@ Deno.test("picker: an endpoint that fails is left out, longer each time, and bac
   assert.ok(used(EJECT_MS * 3), "it has answered meanwhile");
 });
 
+Deno.test("picker: one that is left out for long stays out while others come back", () => {
+  const picker = new Picker();
+  const p = port("round-robin");
+  const [long, short] = [slots[0]!, slots[1]!];
+  const used = (now: number) => new Set(Array.from({ length: 8 }, () => picker.pick(p, slots, at(now)).node));
+  for (let i = 0; i <= EJECT_AFTER; i++) picker.failed(p, long, 0);
+  for (let i = 0; i < EJECT_AFTER; i++) picker.failed(p, short, 0);
+  assert.deepEqual([used(0).has(long.node), used(0).has(short.node)], [false, false]);
+  assert.deepEqual([used(EJECT_MS).has(long.node), used(EJECT_MS).has(short.node)], [false, true]);
+  assert.equal(used(EJECT_MS * 2).size, slots.length);
+});
+
 Deno.test("picker: when all are left out, all are tried", () => {
   const picker = new Picker();
   const p = port("round-robin");

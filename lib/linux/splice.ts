@@ -181,8 +181,10 @@ class Flow implements Deferred, StreamHandler {
       }
       if (n === 0) {
         this.#givePipe();
-        // At the end of the turn: where the other direction has ended by then, each connection is closed by one call.
         this.#ended = true;
+        // What was written last waits for the FIN.
+        if (moved > 0) return to.closeWrite();
+        // At the end of the turn: where the other direction has ended by then, each connection is closed by one call.
         break;
       }
       moved += n;
@@ -226,7 +228,8 @@ class Flow implements Deferred, StreamHandler {
     const buffer = this.#splice.kit.buffer.bytes;
     const n = this.from.read(buffer);
     if (n <= 0) return n;
-    const sent = this.back.from.write(buffer, 0, n);
+    const to = this.back.from;
+    const sent = this.from.isAtEnd ? to.writeLast(buffer, n) : to.write(buffer, 0, n);
     this.bytes += sent;
     if (sent < n) this.#keep(sent, n);
     else if (n === COPY_BYTES) this.#bulk = true;

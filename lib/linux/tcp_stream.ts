@@ -17,6 +17,7 @@ import {
   EPOLLOUT,
   EPOLLPRI,
   EPOLLRDHUP,
+  MSG_MORE,
   MSG_NOSIGNAL,
   MSG_PEEK,
   SHUT_WR,
@@ -93,6 +94,13 @@ const WROTE_END = 32;
 /** It broke before the other side's FIN: the end of the bytes is no clean end. */
 const CUT_SHORT = 64;
 const KEPT_ALIVE = 128;
+/**
+ * The other side's FIN is here, behind all its bytes (the kernel queues them in order), and nothing broke or was urgent
+ * before it: a short read takes all that is left.
+ */
+const FIN_SEEN = 256;
+/** Such a read was: the next one returns 0 without a call. */
+const AT_END = 512;
 
 export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   handler: StreamHandler = idleHandler;
@@ -115,10 +123,10 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
   read(into: Uint8Array): number {
     if (into.length === 0) throw new MeshError("INTERNAL", "Cannot read into an empty buffer");
     if (!this.#mayRead()) return this.#notReading();
+    if (this.#is(AT_END)) return this.#end();
     const n = this.#kit.ops.c.recvInto(this.#fd, into, into.length, 0);
     if (n > 0) {
-      // Saves the call that would only say EAGAIN. Wrong after the last edge, and at an urgent mark (EPOLLPRI).
-      if (n < into.length && !this.#is(LAST_EDGE_SEEN)) this.#set(DRAINED);
+      if (n < into.length) this.#readShort();
       return n;
     }
     return n === 0 ? this.#end() : this.#readFailed(errno());
@@ -141,6 +149,13 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     const n = offset === 0
       ? this.#kit.ops.c.sendFrom(this.#fd, from, length, MSG_NOSIGNAL)
       : this.#kit.sendPart(this.#fd, from, offset, length);
+    return n === length ? n : this.#wroteShort(n);
+  }
+
+  /** As {@link write}, for the last bytes where {@link closeWrite} follows at once: they leave in one segment with the FIN. */
+  writeLast(from: Uint8Array, length: number): number {
+    if (!this.#mayWrite(length)) return 0;
+    const n = this.#kit.ops.c.sendFrom(this.#fd, from, length, MSG_NOSIGNAL | MSG_MORE);
     return n === length ? n : this.#wroteShort(n);
   }
 
@@ -205,6 +220,11 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     return this.#stage === "open";
   }
 
+  /** All that the other side sent was read: the next read returns 0. False also where that is not known yet. */
+  get isAtEnd(): boolean {
+    return this.#is(AT_END | READ_END);
+  }
+
   /** Bytes were announced to an owner who has not yet read until nothing was left: no event will announce them again. */
   get isAnnounced(): boolean {
     return !this.#is(WANT_READ);
@@ -225,7 +245,10 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
     if (this.#stage === "connecting") this.#onConnected(events);
     if (this.#stage !== "open") return;
     this.#clear(DRAINED);
-    if (events & LAST_EDGE) this.#set(LAST_EDGE_SEEN);
+    if (events & LAST_EDGE) {
+      if ((events & LAST_EDGE) === EPOLLRDHUP && !this.#is(LAST_EDGE_SEEN)) this.#set(FIN_SEEN);
+      this.#set(LAST_EDGE_SEEN);
+    }
     if (events & EPOLLERR) this.#onBroken();
     if (this.#is(WANT_READ) && events & (EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR)) {
       this.#clear(WANT_READ);
@@ -278,6 +301,12 @@ export class TcpStream implements MeshStream, Pollable, Deferred, Timed {
 
   #mayRead(): boolean {
     return this.#stage === "open" && !this.#is(READ_END) && !this.#is(DRAINED);
+  }
+
+  /** Saves the call that would only say EAGAIN, or 0. Wrong after other last edges, and at an urgent mark (EPOLLPRI). */
+  #readShort(): void {
+    if (this.#is(FIN_SEEN)) this.#set(AT_END);
+    else if (!this.#is(LAST_EDGE_SEEN)) this.#set(DRAINED);
   }
 
   #notReading(): number {

@@ -5,16 +5,19 @@ import { hostPort } from "../addr.ts";
 import { FakeClock, systemClock } from "../clock.ts";
 import { createLogger, memorySink, nullLogger } from "../log.ts";
 import { type Accepted, idleHandler, type IpPort, type MeshStream, WOULD_BLOCK } from "../net.ts";
-import { libc } from "./ffi.ts";
+import { type Fd, type Libc, libc } from "./ffi.ts";
 import { EpollLoop } from "./loop.ts";
 import { SocketOps } from "./socket_ops.ts";
-import { SO_KEEPALIVE, SO_MARK, SOL_SOCKET, SOL_TCP, TCP_NODELAY } from "./structs.ts";
+import { SHUT_WR, SO_KEEPALIVE, SO_MARK, SOL_SOCKET, SOL_TCP, TCP_NODELAY } from "./structs.ts";
 import { KEEPALIVE_AFTER_MS } from "./tcp_options.ts";
 import { RESET_GRACE_MS } from "./tcp_stream.ts";
 import { inNamespace, mayMakeNamespaces, Recorder, run } from "./testing.ts";
 
 const LOCAL: IpPort = { ip: "127.0.0.1", port: 0 };
 const DIAL = { timeoutMs: 10_000 };
+const TCP_INFO = 11;
+const TCP_FIN_WAIT2 = 5;
+const PAUSE = new Int32Array(new SharedArrayBuffer(4));
 const ignore = !mayMakeNamespaces("lib/linux/tcp_test.ts");
 
 function openLoop(): EpollLoop {
@@ -48,6 +51,29 @@ function readAll(stream: MeshStream): { bytes: number[]; last: number } {
     const n = stream.read(buffer);
     if (n <= 0) return { bytes, last: n };
     bytes.push(...buffer.subarray(0, n));
+  }
+}
+
+/** Returns when the other side's kernel has acknowledged our FIN: all that was sent before is in its queue. */
+function untilEndArrived(fd: Fd): void {
+  const ops = new SocketOps();
+  while (ops.getInt(fd, SOL_TCP, TCP_INFO) % 256 !== TCP_FIN_WAIT2) Atomics.wait(PAUSE, 0, 0, 1);
+  ops.free();
+}
+
+/** Runs `body` and counts its calls of recv(2). */
+function countingReads<T>(body: () => T): { readonly of: T; readonly calls: number } {
+  const c: { recvInto: Libc["recvInto"] } = libc();
+  const real = c.recvInto;
+  let calls = 0;
+  c.recvInto = (...args) => {
+    calls++;
+    return real(...args);
+  };
+  try {
+    return { of: body(), calls };
+  } finally {
+    c.recvInto = real;
   }
 }
 
@@ -172,6 +198,65 @@ Deno.test("an urgent mark in the middle does not stop the stream", async () => {
   await connect(loop);
   // The first read stops at the mark, short of the buffer; no event will announce what is behind it.
   assert.equal(String.fromCharCode(...readAll(stream).bytes), "beforebehind");
+  stream.reset("SHUTDOWN");
+  libc().close(fd);
+});
+
+Deno.test("an urgent mark before the end hides no bytes, also where one event tells both", async () => {
+  await using loop = openLoop();
+  const { near, stream, other } = await connect(loop);
+  const arrived = readable(near);
+  const fd = loop.takeFd(other);
+  const MSG_OOB = 1;
+  for (const [text, flags] of [["before", 0], ["!", MSG_OOB], ["behind", 0]] as const) {
+    const bytes = new TextEncoder().encode(text);
+    assert.equal(libc().sendFrom(fd, bytes, bytes.length, flags), bytes.length);
+  }
+  libc().shutdown(fd, SHUT_WR);
+  untilEndArrived(fd);
+  await arrived;
+  const { bytes, last } = readAll(stream);
+  assert.equal(String.fromCharCode(...bytes), "beforebehind");
+  assert.equal(last, 0);
+  stream.reset("SHUTDOWN");
+  libc().close(fd);
+});
+
+Deno.test("bytes and the end that came together take one call, the end alone one, a full buffer one more", async () => {
+  await using loop = openLoop();
+  for (const { bytes, calls } of [{ bytes: 999, calls: 1 }, { bytes: 0, calls: 1 }, { bytes: 1000, calls: 2 }]) {
+    const { near, stream, other } = await connect(loop);
+    const arrived = readable(near);
+    const fd = loop.takeFd(other);
+    if (bytes > 0) assert.equal(libc().sendFrom(fd, new Uint8Array(bytes), bytes, 0), bytes);
+    libc().shutdown(fd, SHUT_WR);
+    untilEndArrived(fd);
+    await arrived;
+    const read = countingReads(() => readAll(stream));
+    assert.deepEqual([read.of.bytes.length, read.of.last, read.calls], [bytes, 0, calls]);
+    assert.equal(stream.read(new Uint8Array(1)), 0);
+    stream.closeWrite();
+    assert.equal(await near.over.promise, undefined);
+    libc().close(fd);
+  }
+});
+
+Deno.test("what comes between an event and its read is all read, and so is the end after it", async () => {
+  await using loop = openLoop();
+  const { near, stream, other } = await connect(loop);
+  const arrived = readable(near);
+  const fd = loop.takeFd(other);
+  const send = () => assert.equal(libc().sendFrom(fd, Uint8Array.of(1, 2, 3), 3, 0), 3);
+  send();
+  await arrived;
+  // The event spoke of the first bytes only.
+  send();
+  libc().shutdown(fd, SHUT_WR);
+  untilEndArrived(fd);
+  const end = readable(near);
+  assert.deepEqual(readAll(stream), { bytes: [1, 2, 3, 1, 2, 3], last: WOULD_BLOCK });
+  await end;
+  assert.deepEqual(readAll(stream), { bytes: [], last: 0 });
   stream.reset("SHUTDOWN");
   libc().close(fd);
 });

@@ -35,7 +35,7 @@ export interface AgentSetup {
 if (import.meta.main) await main(JSON.parse(Deno.args[0]!) as AgentSetup);
 
 async function main(setup: AgentSetup): Promise<void> {
-  const loop = EpollLoop.open({ clock: systemClock, log: createLogger(stderrSink("warn")) });
+  const loop = EpollLoop.open({ clock: systemClock, log: createLogger(stderrSink("warn")), alone: true });
   const forwarder = new Forwarder({
     loop,
     clock: systemClock,

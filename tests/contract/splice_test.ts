@@ -6,13 +6,21 @@ import "../../lib/linux/preload.ts";
 import { strict as assert } from "node:assert";
 import { setImmediate } from "node:timers";
 import { systemClock } from "../../lib/clock.ts";
+import { type Fd, libc } from "../../lib/linux/ffi.ts";
 import { EpollLoop } from "../../lib/linux/loop.ts";
+import { Memory } from "../../lib/linux/memory.ts";
+import { SOL_TCP } from "../../lib/linux/structs.ts";
 import { nullLogger } from "../../lib/log.ts";
 import { idleHandler, type IpPort, type MeshStream, type StreamHandler } from "../../lib/net.ts";
-import { End, patternAt, Sink, Source, until } from "./harness.ts";
+import { End, patternAt, randomFrom, Sink, Source, until } from "./harness.ts";
 import { streamContract, type StreamFactory } from "./stream_contract.ts";
 
 const ANY: IpPort = { ip: "127.0.0.1", port: 0 };
+const TCP_INFO = 11;
+/** Offset of tcpi_segs_in in `struct tcp_info` (linux/tcp.h). */
+const TCP_INFO_SEGS_IN = 140;
+/** What a client has received before the first byte. */
+const SYN_ACK = 1;
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
 
 interface Rig {
@@ -120,6 +128,53 @@ Deno.test("bytes that were read before come first", async () => {
   await rig.loop.finished;
 });
 
+Deno.test("an answer whose end came with it leaves with it: one segment", async () => {
+  const rig = proxyRig();
+  const answer = new Uint8Array(100);
+  let segments = 0;
+  // The proxy may have been quick enough to see the bytes without the end: not five times in a row.
+  for (let i = 0; i < 5 && segments !== SYN_ACK + 1; i++) {
+    const { near, far, client } = await connect(rig);
+    const sink = new Sink(near);
+    far.write(answer, 0, answer.length);
+    far.closeWrite();
+    await until(turn, () => sink.ended, "the end arrived");
+    assert.equal(sink.got, answer.length);
+    const fd = rig.loop.takeFd(client);
+    segments = segmentsIn(fd);
+    libc().close(fd);
+    await until(turn, () => rig.ends.length === i + 1, "the splice ended");
+  }
+  assert.equal(segments, SYN_ACK + 1);
+  rig.loop.close();
+  await rig.loop.finished;
+});
+
+Deno.test("answers of any size reach a client that reads late, whole and with their end", async () => {
+  const rig = proxyRig();
+  const random = randomFrom(7);
+  const ends = await Promise.all(Array.from({ length: 60 }, () => connect(rig)));
+  const totals = ends.map(({ near, far }, i) => {
+    near.onReadableDo = () => {};
+    // Small ones end with their last bytes; large ones fill all buffers on the way before it comes.
+    const total = random(i % 3 === 0 ? 4_000_000 : 70_000) + 1;
+    new Source(far, total, () => 1 + random(60_000)).push();
+    return total;
+  });
+  for (let i = 0; i < 20; i++) await turn();
+  const sinks = ends.map(({ near }) => new Sink(near));
+  for (const sink of sinks) sink.pull();
+  await until(turn, () => sinks.every((sink) => sink.ended), "all answers ended");
+  assert.deepEqual(sinks.map((sink) => sink.got), totals);
+  assert(sinks.every((sink) => sink.correct));
+  for (const { near } of ends) near.closeWrite();
+  await until(turn, () => rig.ends.length === ends.length, "all splices ended");
+  assert.deepEqual(rig.ends.map((end) => end.reason), ends.map(() => undefined));
+  assert.deepEqual(rig.ends.map((end) => end.bToA).sort(), [...totals].sort());
+  rig.loop.close();
+  await rig.loop.finished;
+});
+
 Deno.test("splices need no pipe while idle, and give back all descriptors, also when the loop closes under them", async () => {
   const fds = () => [...Deno.readDirSync("/proc/self/fd")].length;
   const before = fds();
@@ -145,12 +200,22 @@ Deno.test("splices need no pipe while idle, and give back all descriptors, also 
   assert.equal(fds(), before);
 });
 
-async function connect(rig: Rig): Promise<{ near: End; far: End }> {
+/** Segments that the connection of a descriptor has received so far. */
+function segmentsIn(fd: Fd): number {
+  const [info, length] = [Memory.allocate(256), Memory.allocate(4)];
+  length.u32[0] = 256;
+  assert.equal(libc().getsockopt(fd, SOL_TCP, TCP_INFO, info.pointer, length.pointer), 0);
+  const segments = info.u32[TCP_INFO_SEGS_IN >> 2]!;
+  for (const memory of [info, length]) memory.free();
+  return segments;
+}
+
+async function connect(rig: Rig): Promise<{ near: End; far: End; client: MeshStream }> {
   const near = new End("near");
   const far = new End("far");
   const [n, f] = await rig.pair(near, far);
   near.use(n);
   far.use(f);
   await until(turn, () => near.opened && far.opened, "both ends are open");
-  return { near, far };
+  return { near, far, client: n };
 }
