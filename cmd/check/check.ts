@@ -110,20 +110,21 @@ async function runningChecks(flags: CheckFlags): Promise<Check[]> {
   if (status.role === "server") {
     return [...judgeHost(await gatherHost([])), ...judgeRunning(running, systemClock.wall())];
   }
-  const answer = await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AgentAnswer;
+  const answer = await adminCall({ role: "agent", runDir: flags.runDir }, "GET", "/v1/check") as AnyAnswer;
   const agent = await completed(answer, flags.runDir);
   const facts = { ...running, agent, ...await askSample(agent) };
   return [...judgeHost(await gatherHost(agent.podBridges)), ...judgeRunning(facts, systemClock.wall())];
 }
 
-/** With what the agent could not see of other programs, and we can; `usage` is missing from one of another version. */
-async function completed(
-  { usage, ...agent }: Omit<AgentAnswer, "usage"> & Partial<AgentAnswer>,
-  runDir: string,
-): Promise<AgentFacts> {
+/** What an agent may answer: before there was `usage` it looked itself, and sent what it found. */
+type AnyAnswer = Omit<AgentAnswer, "usage"> & Partial<Pick<AgentFacts, "resolvers"> & Pick<AgentAnswer, "usage">>;
+
+/** With what the agent could not see of other programs, and we can. Rejects with MeshError when it no longer answers. */
+export async function completed({ usage, ...agent }: AnyAnswer, runDir: string): Promise<AgentFacts> {
   const { dns } = agent;
-  const resolvers = dns && usage ? await gatherResolvers(runDir, usage) : [];
-  const facts = { ...agent, resolvers, podsHidden: Deno.uid() !== 0 };
+  const resolvers = dns && usage ? await gatherResolvers(runDir, usage) : agent.resolvers ?? [];
+  const hidden = usage === undefined ? "other version" : Deno.uid() === 0 ? undefined : "not root";
+  const facts = { ...agent, resolvers, ...(hidden ? { podsHidden: hidden } as const : {}) };
   if (dns?.problem === undefined) return facts;
   const problem = await withHolder(dns.problem, dns.listen);
   const hint = dns.hint === undefined ? {} : { hint: await withHolder(dns.hint, dns.listen) };

@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import type { AgentStatus, ServerStatus, SourceView } from "../../lib/status.ts";
 import { STATUS_VERSION } from "../../lib/status.ts";
 import { VERSION } from "../../lib/version.ts";
-import { checkText } from "./check.ts";
+import { checkText, completed } from "./check.ts";
 import type { AgentFacts, Check, CheckState, HostFacts, RunningFacts, StartFacts } from "./facts.ts";
 import { writeProblem } from "./gather_host.ts";
 import { judgeRunning } from "./judge_agent.ts";
@@ -250,7 +250,8 @@ for (
       /1\.1\.1\.1/,
     ],
     ["pod asks others", withAgent({ resolvers: [{ ...other, who: "pod a/b" }] }), "resolver-pod", "warn", /1\.1\.1\.1/],
-    ["pods hidden", withAgent({ podsHidden: true }), "resolver-pod", "warn", /only root/],
+    ["pods hidden", withAgent({ podsHidden: "not root" }), "resolver-pod", "warn", /only root/],
+    ["pods not judged", withAgent({ podsHidden: "other version" }), "resolver-pod", "warn", /another version/],
   ] as const
 ) {
   Deno.test(`check: agent, ${what}`, () => {
@@ -258,6 +259,11 @@ for (
     says(lines.find((c) => c.state === state) ?? lines[0]!, state, text);
   });
 }
+
+Deno.test("check: an agent from before the command looked itself: its findings stay, and what is missing is said", async () => {
+  const facts = await completed({ ...agent, resolvers: [other] }, "/nonexistent");
+  assert.deepEqual([facts.resolvers, facts.podsHidden], [[other], "other version"]);
+});
 
 Deno.test("check: what to do about a server depends on what the system said", () => {
   const hint = (text: string) => {

@@ -108,8 +108,8 @@ export interface AgentAnswer {
 /** The same with what the command sees of the host's other programs, and an agent that is not root may not. */
 export interface AgentFacts extends Omit<AgentAnswer, "usage"> {
   readonly resolvers: readonly FoundUsage[];
-  /** We are not root: other programs' files cannot be seen. */
-  readonly podsHidden?: boolean;
+  /** Why other programs' files were not looked at: we are not root, or the agent does not say what to judge them by. */
+  readonly podsHidden?: "not root" | "other version";
 }
 
 export interface RunningFacts {

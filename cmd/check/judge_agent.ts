@@ -283,8 +283,17 @@ function judgeResolvers(
       ),
     );
   }
-  if (podsHidden) {
+  if (podsHidden === "not root") {
     lines.push(warn("names", "resolver-pod", "whom pods ask for names only root may see", "sudo edgemesh check"));
+  } else if (podsHidden === "other version") {
+    lines.push(
+      warn(
+        "names",
+        "resolver-pod",
+        "whom pods ask for names was not looked at: the agent that runs is of another version than this command",
+        "systemctl restart edgemesh-agent",
+      ),
+    );
   }
   if (good.length > 0) {
     lines.unshift(ok(
