@@ -376,6 +376,8 @@ LimitNOFILE=65536
 # Keys are in memory.
 LimitCORE=0
 RuntimeDirectory=edgemesh
+# The group reads agent.sock and server.sock in it; nobody else has business here.
+RuntimeDirectoryMode=0750
 RuntimeDirectoryPreserve=yes
 StateDirectory=edgemesh/$role
 StateDirectoryMode=0700

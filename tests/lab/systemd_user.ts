@@ -129,7 +129,7 @@ export async function ownUserSteps(t: Deno.TestContext, { edge, kernel, webAnswe
     const modes = await edge.execOk(["sh", "-c", "cd /run/edgemesh && stat -c '%n %a %U:%G' . agent.*sock"]);
     assert.equal(
       modes.stdout,
-      ". 755 edgemesh:edgemesh\nagent.root.sock 600 edgemesh:edgemesh\nagent.sock 660 edgemesh:edgemesh\n",
+      ". 750 edgemesh:edgemesh\nagent.root.sock 600 edgemesh:edgemesh\nagent.sock 660 edgemesh:edgemesh\n",
     );
     const as = (who: string, ...args: string[]) =>
       edge.exec([
